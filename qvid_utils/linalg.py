@@ -1,0 +1,199 @@
+"""Singular directions of the interaction matrix M: leverage, energy, spectrum, effective rank.
+
+Pure functions over the last two axes (N_q question tokens by N_v visual tokens); any axes before
+them are a batch, usually the heads. Everything is computed in float64, whatever came in.
+
+The way through the Gram matrix: with M Mᵀ = U S Uᵀ (S = σ², an N_q by N_q problem), row k of
+Uᵀ M is σ_k v_kᵀ. Its squares are the energy of each token in mode k, and divided by their sum
+its participation V_jk². Squaring costs half the digits, so it is done in float64: for a mode at
+1e-3 σ_1 the error is 1e-10, at 1e-6 σ_1 it is 1e-5, each time hundreds of times less than what
+M's own rounding to float32 has cost already. A direction with σ_k² <= 1e-13 σ_1² is noise
+(repeated or zero rows leave such directions behind), its vectors are arbitrary, and it gets no
+vote.
+"""
+
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "NULL",
+    "check_rank",
+    "effective_rank",
+    "energy",
+    "leverage",
+    "leverage_qr",
+    "numerical_rank",
+    "query_leverage",
+    "residual_query_leverage",
+    "spectrum",
+    "widen",
+]
+
+NULL = 1e-13  # a squared singular value at or below this share of the largest counts as zero
+
+
+def check_rank(rank: int | float) -> int | float:
+    """`rank` itself, if it is a number of modes (int >= 1) or a share of the energy in (0, 1).
+
+    Raises TypeError for anything that is no number, ValueError for a number out of range.
+    """
+    allowed = "give a number of modes (int, 1 or more) or a share of the energy between 0 and 1"
+    if isinstance(rank, bool) or not isinstance(rank, Real):
+        raise TypeError(f"rank={rank!r}: {allowed}")
+    if not (rank >= 1 if isinstance(rank, Integral) else 0 < rank < 1):
+        raise ValueError(f"rank={rank!r}: {allowed}")
+    return rank
+
+
+def leverage(M: Tensor, rank: int | float) -> Tensor:
+    """Participation of each column in the leading right singular directions, Σ_{k<=r} V_jk².
+
+    M (..., N_q, N_v) → (..., N_v) float64, in [0, 1]; sums over the columns to
+    r_eff = min(rank, N_q, N_v, numerical rank). A share as rank takes, per matrix, the fewest
+    modes that hold that share of Σσ². A zero matrix scores zero.
+    Raises ValueError on NaN or infinite entries and on a bad rank (`check_rank`).
+    Source: QViD, equation 5.
+    """
+    check_rank(rank)
+    s, parts = _modes(M)
+    return _back(_participation(s, parts, _leading(s, rank)), M)
+
+
+def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
+    """Energy of each column in the leading modes, Σ_{k<=r} σ_k² V_jk²; all modes if rank is None.
+
+    M (..., N_q, N_v) → (..., N_v) float64, >= 0, in squared units of M. Over all modes it is
+    the squared norm of the column. Errors as in `leverage`.
+    Source: QViD, appendix E (sigma-weighted).
+    """
+    s, parts = _modes(M)
+    if rank is not None:
+        parts = parts * _leading(s, check_rank(rank))[..., None]
+    return _back(parts.sum(-2), M)
+
+
+def leverage_qr(M: Tensor, rank: int) -> Tensor:
+    """The paper's printed recipe: QR of Mᵀ, SVD of Rᵀ, squares of the first r rows of V.
+
+    M (..., N_q, N_v) → (..., N_v), in the precision of M but at least float32;
+    r = min(rank, N_q, N_v). Kept as the paper gives it, without a rank cut: where rows of M repeat
+    or vanish, arbitrary null directions vote too and the scores sum to r, not to the rank.
+    `leverage` is the same number where M has full rank.
+    Raises TypeError or ValueError unless rank is an int >= 1.
+    Source: QViD, appendix F.
+    """
+    if not isinstance(check_rank(rank), Integral):
+        raise ValueError(
+            f"rank={rank!r}: the paper's QR recipe takes a number of modes (int, 1 or more); "
+            "for a share of the energy use `leverage`"
+        )
+    M = M if M.dtype in (torch.float32, torch.float64) else M.float()
+    r = min(rank, *M.shape[-2:])
+    Q, R = torch.linalg.qr(M.mT)  # (..., N_v, m), (..., m, N_q)
+    Vh = torch.linalg.svd(R.mT, full_matrices=False).Vh  # (..., m, m)
+    return (Q @ Vh.mT)[..., :r].square().sum(-1)
+
+
+def query_leverage(M: Tensor, rank: int | float) -> Tensor:
+    """Participation of each question token in the leading left singular directions, Σ_{k<=r} U_ik².
+
+    M (..., N_q, N_v) → (..., N_q) float64, in [0, 1]; sums to r_eff. Errors as in `leverage`.
+    Source: QViD, equation 3 (dominant) and appendix K.2.
+    """
+    return leverage(M.mT, rank)
+
+
+def residual_query_leverage(M: Tensor, rank: int | float) -> Tensor:
+    """Participation of each question token in the directions after `rank`, noise left out.
+
+    M (..., N_q, N_v) → (..., N_q) float64, in [0, 1]; sums to numerical rank - r_eff. Where M
+    has full row rank this is 1 - `query_leverage`: the two say one thing, not two.
+    Errors as in `leverage`. Source: QViD, equation 3 (residual).
+    """
+    check_rank(rank)
+    s, parts = _modes(M.mT)
+    return _back(_participation(s, parts, ~_leading(s, rank)), M)
+
+
+def spectrum(M: Tensor) -> Tensor:
+    """Singular values σ, largest first.
+
+    M (..., N_q, N_v) → (..., min(N_q, N_v)) float64, by SVD and not through the Gram matrix, so
+    that small ones are true down to 1e-16 of the largest. ValueError on NaN or infinite entries.
+    """
+    return _back(torch.linalg.svdvals(widen(M)), M)
+
+
+def effective_rank(M: Tensor, share: float) -> Tensor:
+    """The fewest leading modes whose σ² add up to `share` of Σσ².
+
+    M (..., N_q, N_v) → (...,) int64, 0 for a zero matrix. Raises ValueError unless share is in
+    (0, 1). Source: the energy threshold of SVD-Prune.
+    """
+    if isinstance(check_rank(share), Integral):
+        raise ValueError(f"share={share!r}: give a share of the energy between 0 and 1")
+    return _leading(spectrum(M).square(), share).sum(-1)
+
+
+def numerical_rank(M: Tensor) -> Tensor:
+    """Number of directions with σ_k² > 1e-13 σ_1².  M (..., N_q, N_v) → (...,) int64."""
+    return _live(spectrum(M).square()).sum(-1)
+
+
+def widen(M: Tensor) -> Tensor:
+    """M in float64, checked; on the CPU where the device has no float64 (Apple's MPS).
+
+    Raises TypeError unless M is floating-point, ValueError unless it has two non-empty last axes
+    and finite entries.
+    """
+    if M.dim() < 2 or 0 in M.shape:
+        raise ValueError(
+            f"the interaction matrix has shape {tuple(M.shape)}: it needs at least one question "
+            "token and one visual token in its last two axes"
+        )
+    if not M.is_floating_point():
+        raise TypeError(f"the interaction matrix holds {M.dtype}: give floating-point numbers")
+    broken = int((~torch.isfinite(M)).sum())
+    if broken:
+        raise ValueError(
+            f"{broken} of {M.numel()} entries of the interaction matrix are NaN or infinite: look "
+            "for NaN or overflow in the hidden states that were scored"
+        )
+    return M.cpu().double() if M.device.type == "mps" else M.double()
+
+
+def _back(result: Tensor, M: Tensor) -> Tensor:
+    return result.float().to(M.device) if M.device.type == "mps" else result
+
+
+def _modes(M: Tensor) -> tuple[Tensor, Tensor]:
+    # σ² (..., m), largest first, and the energies σ_k² V_jk² (..., m, N_v), with m = min(N_q, N_v)
+    M = widen(M)
+    if M.shape[-2] > M.shape[-1]:
+        # Same right singular directions and column norms from N_v rows; unlike MᵀM, Householder QR
+        # is accurate column by column, so small columns beside huge ones keep their digits.
+        M = torch.linalg.qr(M, mode="r").R
+    s, U = torch.linalg.eigh(M @ M.mT)
+    s, U = s.flip(-1).clamp_min(0), U.flip(-1)  # eigh sorts upwards; rounding can go below 0
+    return s, (U.mT @ M).square()
+
+
+def _live(s: Tensor) -> Tensor:
+    return s > NULL * s[..., :1]
+
+
+def _leading(s: Tensor, rank: int | float) -> Tensor:
+    # (..., m) bool: which of the sorted modes count
+    if isinstance(rank, Integral):
+        return torch.arange(s.shape[-1], device=s.device).expand_as(s) < rank
+    before = s.cumsum(-1) - s  # a mode counts while those before it fall short of the share
+    return before < (rank - 1e-12) * s.sum(-1, keepdim=True)
+
+
+def _participation(s: Tensor, parts: Tensor, chosen: Tensor) -> Tensor:
+    chosen = chosen & _live(s)
+    # A row's own norm is truer than its eigenvalue: each mode that counts sums to 1 exactly.
+    weight = chosen / parts.sum(-1).where(chosen, 1)  # 1/σ², else 0
+    return (parts * weight[..., None]).sum(-2).clamp_max(1)  # rounding can go above 1

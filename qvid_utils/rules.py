@@ -1,0 +1,220 @@
+"""Every scoring rule: one short pure function each, from evidence to one score per visual token.
+
+The signature is the contract. Positional parameters are evidence, named by a word of
+`vocabulary.WORDS`; keyword-only parameters are hyper-parameters with a default. A rule sees one
+prompt, takes any device and dtype, and returns (N_v,) scores in float32 or better, higher = kept.
+
+Scores that come out of a decomposition are computed in float64 and rounded to float32 at the end:
+tokens that are equal on paper then tie exactly, and a tie goes to the earlier token.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .linalg import energy, leverage, widen
+from .linalg import leverage_qr as leverage_by_qr
+from .vocabulary import WORDS
+
+__all__ = ["QUERY_WORDS", "RULES", "Rule", "rule"]
+
+QUERY_WORDS = frozenset({"interaction", "queries", "attention", "last_row", "last_row_before"})
+# Names that `Method` and `pruned` take for themselves: a hyper-parameter could never be reached.
+RESERVED = frozenset(
+    ("model", "method", "keep", "layer", "query", "positions", "reading", "processor", "rope")
+    + ("name", "rule", "schedule", "select", "params", "source", "note", "label")
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A scoring rule: a pure function with what it reads, its defaults and where it comes from.
+
+    sees: the words of evidence, in the order of the function's arguments; params: its keyword-only
+    defaults. Calling the rule calls the function.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    sees: tuple[str, ...]
+    params: dict[str, Any]
+    source: str
+
+    def __call__(self, *evidence, **params) -> Tensor:
+        return self.function(*evidence, **params)
+
+    @property
+    def query_aware(self) -> bool:
+        """Whether the score depends on text: does the rule see a word made from text tokens?"""
+        return not QUERY_WORDS.isdisjoint(self.sees)
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*, source: str) -> Callable[[Callable[..., Tensor]], Rule]:
+    """Decorator: make a function a `Rule` and list it in `RULES` under its own name.
+
+    source: paper and equation, or what the rule is for. Raises ValueError at import if the source
+    is empty, an argument is no word of the vocabulary, a hyper-parameter has no default or a name
+    that is taken, or another module already has a rule of that name.
+    """
+    if not source.strip():
+        raise ValueError("rule(source=...): say which paper and equation the rule comes from")
+
+    def register(function: Callable[..., Tensor]) -> Rule:
+        name = function.__name__
+        sees, params = _read_signature(name, function)
+        known = RULES.get(name)
+        # Running a notebook cell again replaces its own rule; taking over another's is a mistake.
+        if known is not None and known.function.__module__ != function.__module__:
+            raise ValueError(
+                f"rule {name!r} exists already in {known.function.__module__}: choose another name"
+            )
+        made = Rule(name, function, sees, params, source)
+        object.__setattr__(made, "__doc__", function.__doc__)
+        RULES[name] = made
+        return made
+
+    return register
+
+
+def _read_signature(name: str, function: Callable) -> tuple[tuple[str, ...], dict[str, Any]]:
+    sees, params = [], {}
+    for argument in inspect.signature(function).parameters.values():
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            raise ValueError(f"rule {name!r}: {argument} hides what the rule reads; name each word")
+        if argument.kind is argument.KEYWORD_ONLY:
+            if argument.default is argument.empty:
+                raise ValueError(f"rule {name!r}: hyper-parameter {argument.name} needs a default")
+            if argument.name in RESERVED:
+                raise ValueError(
+                    f"rule {name!r}: a hyper-parameter cannot be called {argument.name}, "
+                    "methods use that name themselves"
+                )
+            params[argument.name] = argument.default
+        elif argument.name in WORDS and argument.default is argument.empty:
+            sees.append(argument.name)
+        else:
+            raise ValueError(
+                f"rule {name!r}: {argument.name} is no word of evidence; allowed without a default "
+                f"are {', '.join(WORDS)}; put hyper-parameters after a *"
+            )
+    if not sees:
+        raise ValueError(f"rule {name!r} reads nothing: name at least one of {', '.join(WORDS)}")
+    return tuple(sees), params
+
+
+# --- the query–vision interaction matrix -----------------------------------------------------
+
+
+@rule(source="QViD, section 3.4, equation 6")
+def qvid(interaction: Tensor, *, rank: int | float = 16) -> Tensor:
+    """Participation in the top `rank` query–vision modes of each head, mean over the heads.
+
+    interaction (H, N_q, N_v) → (N_v,), in [0, 1]; sums to the mean r_eff of the heads.
+    """
+    return leverage(interaction, rank).mean(0).float()
+
+
+@rule(source="QViD, appendix E (per-head max)")
+def per_head_max(interaction: Tensor, *, rank: int | float = 16) -> Tensor:
+    """As `qvid`, but the head that wants a token most speaks for all.
+
+    interaction (H, N_q, N_v) → (N_v,), in [0, 1].
+    """
+    return leverage(interaction, rank).amax(0).float()
+
+
+@rule(source="QViD, appendix B (column norm)")
+def column_norm(interaction: Tensor) -> Tensor:
+    """Raw interaction energy ‖M[:, j]‖², summed over question tokens and heads.
+
+    interaction (H, N_q, N_v) → (N_v,), >= 0.
+    """
+    return widen(interaction).square().sum((0, 1)).float().to(interaction.device)
+
+
+@rule(source="QViD, appendix E (sigma-weighted, global matrix)")
+def sigma_weighted(interaction: Tensor, *, rank: int | float | None = None) -> Tensor:
+    """Σ_k σ_k² V_jk² of the matrix with all heads stacked along the question axis.
+
+    interaction (H, N_q, N_v) → (N_v,), >= 0. Over all modes (rank None, the paper's) it equals
+    `column_norm`: the two keep the same tokens.
+    """
+    return energy(interaction.flatten(0, 1), rank).float()  # of (H·N_q, N_v)
+
+
+@rule(source="QViD, appendix F (the printed QR + SVD)")
+def leverage_qr(interaction: Tensor, *, rank: int = 16) -> Tensor:
+    """`qvid` by the paper's printed recipe, which has no rank cut; for comparison.
+
+    interaction (H, N_q, N_v) → (N_v,), in [0, 1].
+    """
+    return leverage_by_qr(interaction, rank).mean(0)
+
+
+# --- attention and token dynamics -------------------------------------------------------------
+
+
+@rule(source="PyramidDrop (Xing et al., 2025), official code")
+def last_attention(last_row: Tensor) -> Tensor:
+    """Attention that the last prompt token pays in the layer about to run, mean over heads.
+
+    last_row (H, N_v) → (N_v,), in [0, 1].
+    """
+    return last_row.float().mean(0)
+
+
+@rule(source="FastV (Chen et al., 2024), official code")
+def previous_attention(last_row_before: Tensor) -> Tensor:
+    """Attention that the last prompt token paid in the layer that has just run, mean over heads.
+
+    last_row_before (H, N_v) → (N_v,), in [0, 1].
+    """
+    return last_row_before.float().mean(0)
+
+
+@rule(source="V2Drop (Chen et al., 2026), L2 variation")
+def variation(hidden: Tensor, previous: Tensor) -> Tensor:
+    """How far a token moved through the last layer, ‖x_j(ℓ) - x_j(ℓ-1)‖.
+
+    hidden (N_v, d), previous (N_v, d) → (N_v,), >= 0.
+    """
+    return (hidden.float() - previous.float()).norm(dim=-1)
+
+
+# --- floors: what a choice without looking reaches --------------------------------------------
+
+
+@rule(source="floor: chance")
+def random(hidden: Tensor, prompt: int, *, seed: int = 0) -> Tensor:
+    """A shuffle drawn from (seed, prompt), the same on every device and in every batch.
+
+    hidden (N_v, d) for its length, prompt int → (N_v,) distinct whole numbers.
+    """
+    text = f"{index(seed)} {index(prompt)}".encode()
+    number = int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+    order = torch.randperm(len(hidden), generator=torch.Generator().manual_seed(number))
+    return order.float().to(hidden.device)
+
+
+@rule(source="floor: uniform stride")
+def stride(hidden: Tensor) -> Tensor:
+    """Evenly spread tokens: the van der Corput sequence 0, 1/2, 1/4, 3/4, 1/8, … as a ranking.
+
+    hidden (N_v, d) for its length → (N_v,) distinct whole numbers <= 0. The best K lie N_v/K apart
+    where K is a power of two; in between, gaps are N_v/2^m or half of that, with 2^m <= K.
+    """
+    n = len(hidden)
+    bits = max(1, (n - 1).bit_length())
+    point = torch.arange(2**bits)
+    turn = sum(((point >> i) & 1) << (bits - 1 - i) for i in range(bits))  # bits reversed
+    first = torch.full((n,), 2**bits).scatter_reduce(0, (point * n) >> bits, turn, "amin")
+    return -first.float().to(hidden.device)
