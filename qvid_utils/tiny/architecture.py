@@ -1,0 +1,153 @@
+"""The embedded model's parts: vocabulary, processor, and the configs of its towers and language model.
+
+The model is a plain `LlavaForConditionalGeneration`; nothing here is needed to load or to use it.
+"""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from . import world
+
+IMAGE = "<image>"
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", IMAGE)
+PATCH = 8
+WORDS = (
+    "USER: ASSISTANT: A. B. C. D. A B C D ? . , "
+    "Is Do Which What How Answer Describe there the a an in and of is are do have has same with "
+    "color colors letter letters shape shapes picture things thing number many left right above "
+    "below top bottom half question using single word option's from given choices directly "
+    "yes no zero one two three four five six none or to it at on show shows which what how"
+).split()
+
+# LLaVA-1.5's own layout: a system turn in front, images before the words of a turn.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}"
+    "{% for part in message['content'] %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% else %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] + ' ' }}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def vocabulary() -> list[str]:
+    """Every word of the world once: special tokens first, then words, colours, shapes, letters."""
+    return list(dict.fromkeys([*SPECIAL, *WORDS, *world.COLOURS, *world.KINDS]))
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Word-level tokenizer: a word, a mark, or an option label ("A.") is one token."""
+    words = {word: i for i, word in enumerate(vocabulary())}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    pattern = Regex(r"<[a-z/]+>|USER:|ASSISTANT:|\b[A-D]\.|[\w']+|[^\w\s]")
+    core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", words["<s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens={"image_token": IMAGE},
+        padding_side="left",
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def image_processor() -> CLIPImageProcessor:
+    """Pictures to (3, 96, 96) in [-1, 1]; larger ones are shrunk and cropped, as CLIP does."""
+    return CLIPImageProcessor(
+        size={"shortest_edge": world.SIDE},
+        crop_size={"height": world.SIDE, "width": world.SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+
+
+def processor() -> LlavaProcessor:
+    return LlavaProcessor(
+        image_processor(),
+        tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE,
+    )
+
+
+def clip_config() -> CLIPConfig:
+    """Vision tower of seven layers (six feed LLaVA) and a text tower of two, joined in 64 dimensions."""
+    ids = {word: i for i, word in enumerate(vocabulary())}
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=7,
+        num_attention_heads=4,
+        image_size=world.SIDE,
+        patch_size=PATCH,
+        projection_dim=64,
+    )
+    text = CLIPTextConfig(
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=len(ids),
+        max_position_embeddings=64,
+        projection_dim=64,
+        pad_token_id=ids["<pad>"],
+        bos_token_id=ids["<s>"],
+        eos_token_id=ids["</s>"],
+    )
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)
+
+
+def llava_config() -> LlavaConfig:
+    """The embedded LLaVA: twelve narrow decoder layers, heads wide enough for rotary positions.
+
+    Heads of 64 and a slow rotary base (1e6, as Qwen2 has) leave most of a head's dimensions
+    unturned over 200 positions, so that words can look for contents.
+    """
+    ids = {word: i for i, word in enumerate(vocabulary())}
+    text = LlamaConfig(
+        vocab_size=len(ids),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=False,
+        pad_token_id=ids["<pad>"],
+        bos_token_id=ids["<s>"],
+        eos_token_id=ids["</s>"],
+    )
+    return LlavaConfig(
+        vision_config=clip_config().vision_config,
+        text_config=text,
+        image_token_id=ids[IMAGE],
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=(world.SIDE // PATCH) ** 2,
+        tie_word_embeddings=False,
+    )
