@@ -1,0 +1,80 @@
+# Two commands are enough: `make figures` and `make test`. Both install what they need, once.
+#
+#   PYTHON    the Python (3.11 or newer) that makes the environment
+#   VENV      where the environment is
+#   PIP_ARGS  handed to pip as it is: an index, or a folder of wheels
+#             (PIP_ARGS="--no-index --find-links ../wheels")
+#   ARGS      handed to the command of figures, test or lab (make figures ARGS="--only 02")
+
+PYTHON   ?= python3
+VENV     ?= .venv
+PIP_ARGS ?=
+ARGS     ?=
+
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LAB       := $(VENV)/.installed-lab
+PIP       := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
+
+# The oldest supported versions, for test-oldest. Packages that move with them are left to pip.
+OLDEST_VENV         ?= .venv-oldest
+OLDEST_TORCH        ?= 2.11.0
+OLDEST_TRANSFORMERS ?= 5.17.0
+
+export PYTHONDONTWRITEBYTECODE ?=
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help figures test test-oldest lab lint clean install
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
+
+figures: $(INSTALLED)  ## run every notebook on the embedded model; write figures/tiny
+	$(BIN)/python -m qvid_utils.regenerate --profile tiny $(ARGS)
+
+test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q --nbval notebooks --nbval-sanitize-with tests/nbval.cfg --nbval-current-env
+
+lab: $(LAB)  ## JupyterLab in notebooks/
+	$(BIN)/python -m jupyterlab --notebook-dir notebooks $(ARGS)
+
+lint: $(INSTALLED)  ## ruff over package, tests and notebooks
+	$(BIN)/python -m ruff check qvid_utils tests notebooks
+	$(BIN)/python -m ruff format --check qvid_utils tests notebooks
+
+test-oldest:  ## the tests on the oldest supported torch and transformers, in an environment of their own
+	test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
+	grep -vE '^(torch|transformers|tokenizers|huggingface_hub)==' constraints.txt \
+	    > $(OLDEST_VENV)/constraints.txt
+	printf 'torch==$(OLDEST_TORCH)\ntransformers==$(OLDEST_TRANSFORMERS)\n' \
+	    >> $(OLDEST_VENV)/constraints.txt
+	$(OLDEST_VENV)/bin/python -m pip install $(PIP_ARGS) -c $(OLDEST_VENV)/constraints.txt setuptools
+	$(OLDEST_VENV)/bin/python -m pip install $(PIP_ARGS) -c $(OLDEST_VENV)/constraints.txt \
+	    --no-build-isolation -e ".[test]"
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q $(ARGS)
+
+clean:  ## remove caches and build leftovers; environments and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find qvid_utils tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+install: $(INSTALLED)  ## only set up the environment
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is older than Python 3.11 or is missing: make PYTHON=/path/to/python3.11 ..."; \
+	    exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# setuptools first, and no build isolation: the editable build then needs no second download,
+# so a folder of wheels is enough.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt setuptools
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test]"
+	@touch $@
+
+$(LAB): $(INSTALLED)
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lab]"
+	@touch $@
