@@ -1,0 +1,16 @@
+"""Model families: one file each, found by looking into this folder; `FAMILIES[model_type]`."""
+
+import importlib
+import pkgutil
+
+from .base import Family, Template, Unavailable, family_of, query_tokens, remember, template_of
+
+_FOUND = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+FAMILIES: dict[str, Family] = {
+    module.family.model_type: module.family for module in _FOUND if hasattr(module, "family")
+}
+
+__all__ = [
+    "FAMILIES", "Family", "Template", "Unavailable",
+    "family_of", "query_tokens", "remember", "template_of",
+]  # fmt: skip

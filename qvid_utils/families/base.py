@@ -1,0 +1,142 @@
+"""What a model family is: addresses of a model's parts, and how its question is found."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from .template import ANSWER_FORMAT, SPANS, Template, Unavailable
+
+__all__ = [
+    "ANSWER_FORMAT", "SPANS", "Family", "Template", "Unavailable",
+    "family_of", "query_tokens", "remember", "template_of",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of one model family are, and what it lacks.
+
+    Addresses are dotted names below `model.base_model`. `tiny(**overrides)` is the configuration
+    of a small twin; `grid(config, n_visual, call)` is (T, rows, cols) of a prompt's visual tokens,
+    where `call` holds the arguments of the base model's forward; T counts images or frames.
+    """
+
+    name: str
+    model_type: str  # how a model is recognised: model.config.model_type
+    checkpoint: str  # the checkpoint the papers use
+    tiny: Callable[..., Any]
+    grid: Callable[[Any, int, Mapping[str, Any]], tuple[int, int, int]]
+    layers: str = "language_model.layers"
+    language: str = "language_model"
+    projector: str = "multi_modal_projector"
+    vision: str = "vision_tower"
+    visual_ids: tuple[str, ...] = ("image_token_id", "video_token_id")
+    has_cls: bool = False  # the vision tower has a class token
+    one_axis: bool = True  # rotary positions are a single number, so they can be renumbered
+
+    def part(self, model: nn.Module, address: str) -> nn.Module:
+        """The submodule at one of the family's addresses, e.g. `part(model, "layers")`."""
+        return model.base_model.get_submodule(getattr(self, address))
+
+    def visual_tokens(self, config: Any) -> tuple[int, ...]:
+        """The placeholder ids that stand for visual tokens in `input_ids`."""
+        ids = (getattr(config, name, None) for name in self.visual_ids)
+        return tuple(i for i in ids if i is not None)
+
+
+def family_of(model: nn.Module) -> Family:
+    """The family of a model, by `model.config.model_type`; ValueError names the supported types."""
+    from . import FAMILIES  # the folder's index imports this module
+
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind not in FAMILIES or not isinstance(model, nn.Module):
+        came = type(model).__name__ + (f" (model_type {kind!r})" if kind else "")
+        raise ValueError(f"pruning supports the model types {', '.join(FAMILIES)}; this is {came}")
+    return FAMILIES[kind]
+
+
+# -------------------------------------------------------------------------- where the question is
+
+_PROCESSORS: WeakKeyDictionary = WeakKeyDictionary()  # model -> processor
+_TEMPLATES: WeakKeyDictionary = WeakKeyDictionary()  # processor -> Template
+
+
+def remember(model: nn.Module, processor: Any) -> None:
+    """Let `pruned(model, ...)` find the question with this processor's chat template."""
+    _PROCESSORS[model] = processor
+
+
+def template_of(model: nn.Module, processor: Any = None) -> Template:
+    """The chat template of `processor`, else of the processor remembered by `load`, else of the
+    local folder that the model was read from; ValueError where none of them is there."""
+    processor = processor if processor is not None else _PROCESSORS.get(model)
+    if processor is None:
+        folder = getattr(model.config, "_name_or_path", "")
+        if not folder or not Path(folder).is_dir():
+            raise ValueError(
+                "the question is found with the model's chat template, which this model does not "
+                "bring along: pass processor=, or load the model with qvid_utils.load"
+            )
+        from transformers import AutoTokenizer
+
+        processor = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        remember(model, processor)
+    if processor not in _TEMPLATES:
+        _TEMPLATES[processor] = Template.of(processor, family_of(model).visual_tokens(model.config))
+    return _TEMPLATES[processor]
+
+
+def query_tokens(
+    model: nn.Module,
+    query: str | Tensor,
+    ids: Tensor,
+    valid: Tensor,
+    visual: Tensor,
+    *,
+    processor: Any = None,
+    may_grow: bool = False,
+) -> Tensor:
+    """The query tokens of each prompt with pictures, (B, S) bool.
+
+    ids, valid (not padding) and visual are (B, S); query is one of SPANS or a bool mask, (S,) or
+    (B, S), also for beams that repeat each prompt; may_grow: columns that a mask lacks on the right
+    are answer tokens. Raises ValueError where a prompt with pictures has no query token.
+    """
+    if isinstance(query, Tensor):
+        words = _spread(query.to(ids.device), ids, may_grow) & valid & ~visual
+    else:
+        words = torch.zeros_like(visual)
+        template = template_of(model, processor)
+        for row in visual.any(1).nonzero()[:, 0].tolist():
+            here = valid[row]
+            span = template.span(query, ids[row, here].tolist(), visual[row, here].tolist())
+            words[row, here] = here.new_tensor(span)
+    empty = (visual.any(1) & ~words.any(1)).nonzero()[:, 0].tolist()
+    if empty:
+        what = "the mask" if isinstance(query, Tensor) else repr(query)
+        raise ValueError(
+            f"row {empty[0]}: no query token, query={what} finds none in this prompt; write the "
+            "question with the chat template, or pass query= as a mask over the prompt's tokens"
+        )
+    return words
+
+
+def _spread(mask: Tensor, ids: Tensor, may_grow: bool) -> Tensor:
+    mask = mask[None] if mask.dim() == 1 else mask
+    (rows, columns), (prompts, length) = mask.shape, ids.shape
+    fits = columns == length or (may_grow and columns < length)
+    if mask.dtype != torch.bool or not fits or prompts % rows:
+        raise ValueError(
+            f"query: the mask is {mask.dtype} of shape {tuple(mask.shape)}, the prompt has shape "
+            f"{tuple(ids.shape)}: give one bool per token"
+        )
+    copies = ids.unflatten(0, (rows, -1))  # beams and several answers repeat each prompt
+    if not bool((copies[..., :columns] == copies[:, :1, :columns]).all()):
+        raise ValueError(f"query: {rows} masks for {prompts} different prompts, give each its own")
+    return pad(mask, (0, length - columns)).repeat_interleave(prompts // rows, 0)

@@ -1,0 +1,145 @@
+"""How the library hands pictures, masks and prompts from call to call: what pruning has to know."""
+
+import copy
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+
+def has_pixels(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call brings pictures: only then are placeholder ids visual tokens, since a model
+    may generate such an id."""
+    raw = any(v is not None for name, v in kwargs.items() if name.startswith("pixel_values"))
+    return raw or bool(kwargs.get("mm_encoder_outputs"))
+
+
+def real_tokens(mask: Any, length: int, aligned: bool) -> Tensor | None:
+    """Which tokens, cached ones first, are no padding, (B, length) bool; None: all of them."""
+    if isinstance(mask, dict):
+        mask = mask["full_attention"]
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.dim() == 4:  # prepared for a static cache: what the last token may see
+        if not aligned:  # numbered by layer 0, which has lost columns; all is real then
+            return None
+        mask = mask[:, 0, -1, :length]
+        mask = mask if mask.dtype == torch.bool else mask == 0
+    return mask.bool()
+
+
+def check_outputs(kwargs: Mapping[str, Any]) -> None:
+    """ValueError for what the outermost forward cannot give for a shortened prompt."""
+    if kwargs.get("labels") is not None:
+        raise ValueError(
+            "labels=: the logits of a pruned prompt are shorter than its labels; call the model "
+            "without labels and score its logits"
+        )
+    if isinstance(kwargs.get("logits_to_keep"), Tensor):
+        raise ValueError(
+            "logits_to_keep as a tensor numbers the tokens of the unpruned prompt; give an int, "
+            "how many of the last logits to keep"
+        )
+
+
+def check_prompt(given: Tensor, visual: Tensor, past: int, whole: list[str]) -> None:
+    """ValueError for a call with pictures that is no complete, left-padded prompt.
+
+    given (not padding) and visual are (B, S) bool; `whole` names what needs the conversation from
+    its start, which a call that continues a cache of `past` tokens does not show.
+    """
+    if not bool(visual.any()):
+        raise ValueError(
+            "the call has pictures, but no visual token stands in its input_ids: give pictures "
+            "only with the ids that hold their placeholders"
+        )
+    if not bool(given[:, -1].all()):
+        raise ValueError("attention_mask ends in padding: pad the prompts on the left")
+    if bool(visual[:, -1].any()):
+        raise ValueError(
+            "the prompt ends in a picture: end it with text, as the chat template does "
+            "(add_generation_prompt=True), and give it whole in one call"
+        )
+    if past and whole:
+        raise ValueError(
+            f"{whole[0]} needs the whole conversation in one call, and this one continues a cache "
+            f"of {past} tokens: start afresh"
+        )
+
+
+def check_continuation(ids: Tensor, positions: Tensor | None, expected: Tensor | int) -> None:
+    """ValueError unless the tokens of a call go on where a prompt cut at layer 0 has ended.
+
+    That layer's cache is shorter than the conversation, and by its length the library slices new
+    tokens and numbers them: right only within one generate. expected: (B,) the next position.
+    """
+    if positions is not None:
+        if ids.shape[1] == 1:  # spares a decoding step the comparison
+            return
+        first = (positions if positions.dim() == 2 else positions[0])[:, 0]
+        if bool((first == expected).all()):
+            return
+    raise ValueError(
+        "after a cut at layer 0 the cache cannot take another turn, nor tokens without "
+        "position_ids: start the conversation afresh, or cut at layer 1 or later"
+    )
+
+
+def in_chunks() -> bool:
+    """Whether generate is feeding the prompt piece by piece; the pieces look like whole prompts,
+    and only generate's own loop knows."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "_prefill":
+        frame = frame.f_back
+    return frame is not None and len(frame.f_locals.get("input_chunks", ())) > 1
+
+
+@contextmanager
+def pictures_once(model: nn.Module) -> Iterator[None]:
+    """Inside the block the same picture tensor is encoded once, however many calls use it.
+
+    The same means: the same object, not written to since. The memory of a tensor ends with it.
+    """
+    base = model.base_model
+    names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
+    if any(name in vars(base) for name in names):
+        raise RuntimeError("pictures_once is already on for this model: blocks do not nest")
+    try:
+        for name in names:
+            setattr(base, name, _remembering(getattr(base, name), base.config))
+        yield
+    finally:
+        for name in names:
+            vars(base).pop(name, None)
+
+
+def _remembering(encode: Callable, config: Any) -> Callable:
+    memory: dict[tuple, tuple[list[ref], Any]] = {}
+    names = tuple(inspect.signature(encode).parameters)
+
+    def stamp(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return repr(value)
+        return id(value), 0 if value.is_inference() else value._version
+
+    @functools.wraps(encode)  # generate reads the signature to know what to hand over
+    def once(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        # some callers spell out what others leave to the configuration
+        given |= {n: getattr(config, n, None) for n in names if given.get(n) is None}
+        told = sorted((k, stamp(v)) for k, v in given.items() if v is not None)
+        key = (torch.is_grad_enabled(), *told)
+        if key not in memory:
+            tensors = [v for v in given.values() if isinstance(v, Tensor)]
+            # an id may be used again once its tensor is gone: forget the entry with it
+            refs = [ref(t, lambda _: memory.pop(key, None)) for t in tensors]
+            memory[key] = refs, encode(*args, **kwargs)
+        return copy.copy(memory[key][1])  # callers may replace a field of theirs
+
+    return once

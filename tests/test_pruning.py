@@ -1,0 +1,778 @@
+"""Pruning is exact: oracles over methods, kernels and prompts; refusals; nothing left behind.
+
+The oracle needs no reference numbers: a token that is dropped at layer l must change the answer as
+much as a token that nobody may look at from layer l on.
+"""
+
+import copy
+import functools
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import StaticCache
+from twins import BOTH, CASES, DOTS, PROCESSOR, STAR, TAIL, TALK, ask, twin
+
+from qvid_utils.methods import METHODS, Method, method
+from qvid_utils.pruning import observed, pictures_once, pruned
+from qvid_utils.rules import RULES
+from qvid_utils.schedules import Cut
+from qvid_utils.selection import Kept, top_k
+
+KERNELS = ("sdpa", "eager")
+KEEP = 7
+EXACT = 1e-5
+LAYERS = 8
+
+built = functools.cache(twin)
+every = pytest.mark.parametrize(
+    ("name", "kernel", "case"), list(itertools.product(METHODS, KERNELS, CASES))
+)
+some = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def small(name: str) -> Method:
+    """The method, with a rank that fits 16 tokens: at rank 16 they would all tie."""
+    return method(name, rank=4) if METHODS[name].params.get("rank") else METHODS[name]
+
+
+def keeping_all(name: str) -> Method:
+    """The method with its own layers, but every token of each row kept there."""
+    chosen = small(name)
+
+    def schedule(keep, n_visual, n_layers, layer=None):
+        cuts = chosen.schedule(KEEP, n_visual, n_layers, layer)
+        return tuple(Cut(cut.layer, n_visual) for cut in cuts)
+
+    return replace(chosen, schedule=schedule)
+
+
+def generate(model, inputs, tokens=4, **more):
+    more = {"max_new_tokens": tokens, "do_sample": False, "suppress_tokens": [4], **more}
+    return model.generate(**inputs, **more, return_dict_in_generate=True, output_logits=True)
+
+
+def places(model, inputs):
+    return inputs["input_ids"] == model.config.image_token_id
+
+
+def masked(model, inputs, cuts, ids=None):
+    """The whole model on everything, with the losers of each cut hidden from its layer on."""
+    visual, prompt = places(model, inputs), inputs["input_ids"].shape[1]
+    ids = inputs["input_ids"] if ids is None else ids
+    grown = ids.shape[1] - prompt
+    real = torch.nn.functional.pad(inputs["attention_mask"].bool(), (0, grown), value=True)
+    layers = model.base_model.language_model.layers
+    alive = [real.clone() for _ in layers]
+    for cut in cuts:
+        columns = visual[cut.row].nonzero()[:, 0]
+        losers = torch.ones(len(columns), dtype=torch.bool)
+        losers[cut.kept] = False
+        for here in alive[cut.layer :]:
+            here[cut.row, columns[losers]] = False
+    causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    own = torch.eye(ids.shape[1], dtype=torch.bool)  # nobody is left without anything to look at
+
+    def hide(mask):
+        def hook(module, args, kwargs):
+            seen = (causal & mask[:, None]) | own
+            if model.config._attn_implementation == "eager":
+                seen = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+            return args, {**kwargs, "attention_mask": seen[:, None]}
+
+        return hook
+
+    hooks = [
+        layer.register_forward_pre_hook(hide(mask), with_kwargs=True)
+        for layer, mask in zip(layers, alive, strict=True)
+    ]
+    try:
+        positions = (real.long().cumsum(1) - 1).clamp(min=0)
+        more = {"pixel_values": inputs["pixel_values"]} if "pixel_values" in inputs else {}
+        logits = model(input_ids=ids, attention_mask=real, position_ids=positions, **more).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits, alive[-1]
+
+
+def difference(a, b) -> float:
+    return float((a - b).abs().max())
+
+
+def hook_count(model) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+# ------------------------------------------------------------------------------------- the oracles
+
+
+@every
+def test_keeping_everything_changes_no_bit(name, kernel, case):
+    model, inputs = built(attention=kernel), ask(*CASES[case])
+    logits, plain = model(**inputs).logits, generate(model, inputs, 3).sequences
+    with pruned(model, keeping_all(name), KEEP) as trace:
+        assert torch.equal(model(**inputs).logits, logits)
+        assert torch.equal(generate(model, inputs, 3).sequences, plain)
+    assert trace.cuts and all(len(cut.kept) == cut.n_visual for cut in trace.cuts)
+
+
+@every
+def test_dropping_a_token_is_hiding_it(name, kernel, case):
+    model, inputs = built(attention=kernel), ask(*CASES[case])
+    with pruned(model, small(name), KEEP) as trace:
+        logits = model(**inputs).logits
+    expected, alive = masked(model, inputs, trace.cuts)
+    for row, here in enumerate(alive):
+        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= EXACT
+    with pytest.raises(AssertionError):  # and it does change the answer
+        torch.testing.assert_close(logits[0, -1], model(**inputs).logits[0, -1])
+
+
+@every
+def test_decoding_with_the_cache_is_recomputing_without(name, kernel, case):
+    model, inputs = built(attention=kernel), ask(*CASES[case])
+    with pruned(model, small(name), KEEP) as trace:
+        out = generate(model, inputs)
+    expected, _ = masked(model, inputs, trace.cuts, out.sequences)
+    start = inputs["input_ids"].shape[1] - 1
+    steps = expected[:, start : start + len(out.logits)]
+    assert difference(torch.stack(out.logits, 1), steps) <= EXACT
+
+
+@every
+def test_a_row_of_a_batch_is_the_row_alone(name, kernel, case):
+    model, prompts = built(attention=kernel), CASES[case]
+    with pruned(model, small(name), KEEP) as trace:
+        together = generate(model, ask(*prompts))
+    mean = trace.mean_tokens
+    for row, prompt in enumerate(prompts):
+        with pruned(model, small(name), KEEP) as alone:
+            out = generate(model, ask(prompt))
+        kept = [cut.kept.tolist() for cut in trace.cuts if cut.row == row]
+        assert kept == [cut.kept.tolist() for cut in alone.cuts]
+        a, b = torch.stack(out.logits, 1)[0], torch.stack(together.logits, 1)[row]
+        assert difference(a, b) <= EXACT
+        assert out.sequences[0, -4:].tolist() == together.sequences[row, -4:].tolist()
+        assert mean[row] == pytest.approx(alone.mean_tokens[0] if alone.mean_tokens else 0)
+
+
+@some
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_every_layer_can_be_cut(kernel, layer):
+    model, inputs = built(attention=kernel), ask(BOTH, STAR, TALK)
+    with pruned(model, "qvid", KEEP, layer=layer) as trace:
+        logits, out = model(**inputs).logits, generate(model, inputs)
+    cuts = [cut for cut in trace.cuts if cut.call == 0]
+    assert {cut.layer for cut in cuts} == {layer}
+    expected, alive = masked(model, inputs, cuts)
+    for row, here in enumerate(alive):
+        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= EXACT
+    again, _ = masked(model, inputs, cuts, out.sequences)
+    start = inputs["input_ids"].shape[1] - 1
+    assert difference(torch.stack(out.logits, 1), again[:, start : start + 4]) <= EXACT
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_prompts_cuts_and_batches(seed):
+    """Rows of any make, several cuts of any size: the oracle holds."""
+    dice = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return int(torch.randint(low, high, (), generator=dice))
+
+    heads = (1, 2, 4)[draw(0, 3)]
+    model = built(attention=KERNELS[draw(0, 2)], kv_heads=heads, attention_bias=bool(draw(0, 2)))
+    prompts = [replace((STAR, DOTS, BOTH)[draw(0, 3)], pictures=draw(1, 3))]
+    prompts += [(STAR, DOTS, BOTH, TALK)[draw(0, 4)] for _ in range(draw(0, 4))]
+    layers = sorted({draw(0, LAYERS) for _ in range(draw(1, 4))})
+    shares = sorted((draw(5, 90) / 100 for _ in layers), reverse=True)
+
+    def schedule(keep, n_visual, n_layers, layer=None):
+        return tuple(
+            Cut(at, max(1, int(n_visual * share))) for at, share in zip(layers, shares, strict=True)
+        )
+
+    rule = [r for r in ("qvid", "last_attention", "column_norm", "random")][draw(0, 4)]
+    inputs = ask(*prompts, seed=seed)
+    with pruned(model, Method("mine", RULES[rule], schedule), KEEP) as trace:
+        out = generate(model, inputs, 3)
+    expected, _ = masked(model, inputs, trace.cuts, out.sequences)
+    start = inputs["input_ids"].shape[1] - 1
+    assert difference(torch.stack(out.logits, 1), expected[:, start : start + 3]) <= EXACT
+    visual = places(model, inputs).sum(1).tolist()
+    assert [m > 0 for m in trace.mean_tokens] == [n > 0 for n in visual]
+
+
+@some
+def test_losers_that_fill_a_short_row_are_no_candidates_later(kernel):
+    """A row that keeps less than its neighbour carries losers along, masked, as fillers."""
+    model, inputs = built(attention=kernel), ask(DOTS, STAR)
+
+    def schedule(keep, n_visual, n_layers, layer=None):
+        return Cut(2, n_visual - 1 if n_visual > 16 else 4), Cut(5, 3)
+
+    inputs = ask(BOTH, STAR)
+    with pruned(model, Method("mine", RULES["variation"], schedule), KEEP) as trace:
+        model(**inputs)
+    first = {cut.row: set(cut.kept.tolist()) for cut in trace.cuts if cut.layer == 2}
+    for cut in trace.cuts[2:]:
+        assert cut.n_visual == len(first[cut.row]) == len(cut.scores)
+        assert set(cut.kept.tolist()) <= first[cut.row] == set(cut.scored.tolist())
+
+
+# ----------------------------------------------------------------------- readings and positions
+
+
+@some
+@pytest.mark.parametrize("case", CASES)
+def test_two_pass_scores_in_place_and_drops_at_the_door(kernel, case):
+    model, inputs = built(attention=kernel), ask(*CASES[case])
+    with pruned(model, "qvid", KEEP, layer=3) as once:
+        model(**inputs)
+    with pruned(model, "qvid", KEEP, layer=3, reading="two_pass") as twice:
+        logits, out = model(**inputs).logits, generate(model, inputs)
+    cuts = twice.cuts[: len(once.cuts)]
+    assert [c.kept.tolist() for c in cuts] == [c.kept.tolist() for c in once.cuts]
+    assert all(torch.equal(a.scores, b.scores) for a, b in zip(cuts, once.cuts, strict=True))
+    at_door = [replace(cut, layer=0) for cut in cuts]
+    expected, alive = masked(model, inputs, at_door, out.sequences)
+    start = inputs["input_ids"].shape[1] - 1
+    assert difference(logits[:, -1], expected[:, start]) <= EXACT
+    assert difference(torch.stack(out.logits, 1), expected[:, start : start + 4]) <= EXACT
+    visual = places(model, inputs).sum(1).tolist()
+    assert twice.mean_tokens == [KEEP * (n > 0) + n * 3 / LAYERS for n in visual]
+
+
+@some
+@pytest.mark.parametrize("case", CASES)
+def test_contiguous_positions_at_the_door_are_a_shorter_prompt(kernel, case):
+    """Renumbered at layer 0, the language model must see nothing but the shorter embeddings."""
+    model, inputs = built(attention=kernel), ask(*CASES[case])
+    with pruned(model, "qvid", KEEP, layer=0, positions="contiguous") as trace:
+        out = generate(model, inputs)
+    embedded = {}
+    spy = model.base_model.language_model.register_forward_pre_hook(
+        lambda m, a, k: embedded.update(k), with_kwargs=True
+    )
+    model(**inputs)
+    spy.remove()
+    ids, visual = inputs["input_ids"], places(model, inputs)
+    for row in range(len(ids)):
+        stays = inputs["attention_mask"][row].bool()
+        for cut in (c for c in trace.cuts if c.row == row):
+            columns = visual[row].nonzero()[:, 0]
+            stays = stays & ~visual[row]
+            stays[columns[cut.kept]] = True
+        short = embedded["inputs_embeds"][row, stays]
+        tokens = out.sequences[row, ids.shape[1] : -1]
+        short = torch.cat([short, model.get_input_embeddings()(tokens)])
+        logits = model.lm_head(model.base_model.language_model(inputs_embeds=short[None])[0])
+        assert difference(logits[0, -4:], torch.stack(out.logits, 1)[row]) <= EXACT
+
+
+def test_contiguous_positions_inside_renumber_the_rotary_pair():
+    """From the cut on, layers see 0, 1, 2, ...; before it, the caller's positions."""
+    model, inputs, seen = built(), ask(STAR, DOTS), {}
+
+    def spy(i):
+        return lambda m, a, k: seen.update({i: k["position_embeddings"]})
+
+    with pruned(model, "qvid", KEEP, layer=3, positions="contiguous"):
+        layers = model.base_model.language_model.layers
+        spies = [layers[i].register_forward_pre_hook(spy(i), with_kwargs=True) for i in (2, 3)]
+        model(**inputs)
+        for s in spies:
+            s.remove()
+    rotary, dummy = model.base_model.language_model.rotary_emb, torch.zeros(1)
+    length = seen[3][0].shape[1]
+    assert torch.equal(seen[3][0][1], rotary(dummy, torch.arange(length)[None])[0][0])
+    words = [int(inputs["attention_mask"][row].sum()) - 9 for row in (0, 1)]
+    pads = words[1] - words[0]
+    assert torch.equal(seen[3][0][0, pads:], rotary(dummy, torch.arange(length - pads)[None])[0][0])
+    assert seen[2][0].shape[1] == inputs["input_ids"].shape[1]
+
+
+# ----------------------------------------------------------------------- ways to generate
+
+
+def test_sampling_beams_static_cache_and_assisted_decoding():
+    model, inputs = built(), ask(STAR, DOTS)
+    with pruned(model, "qvid", KEEP, layer=2) as trace:
+        greedy = generate(model, inputs, 6).sequences
+        static = generate(model, inputs, 6, cache_implementation="static", disable_compile=True)
+        beams = generate(model, inputs, 6, num_beams=3, num_return_sequences=2)
+        torch.manual_seed(1)
+        sampled = generate(model, inputs, 6, do_sample=True, num_return_sequences=2)
+    assert torch.equal(greedy, static.sequences)
+    kept = {cut.row: cut.kept.tolist() for cut in trace.cuts if cut.call == 0}
+    for cut in trace.cuts:  # beams and samples repeat a prompt, and keep what it keeps
+        copies = 1 if cut.call < 2 else 3 if cut.call == 2 else 2
+        assert cut.kept.tolist() == kept[cut.row // copies]
+    assert len(beams.sequences) == len(sampled.sequences) == 4
+    one = ask(DOTS)
+    with pruned(model, "qvid", KEEP, layer=2):
+        expected = generate(model, one, 8).sequences
+        assert torch.equal(generate(model, one, 8, prompt_lookup_num_tokens=3).sequences, expected)
+    with pruned(model, "qvid", KEEP, layer=0):
+        expected = generate(model, one, 8).sequences
+        assert torch.equal(generate(model, one, 8, prompt_lookup_num_tokens=3).sequences, expected)
+        assert torch.equal(generate(model, one, 8, use_cache=False).sequences, expected)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_a_static_cache_with_padding(layer):
+    model, inputs = built(), ask(BOTH, STAR, TALK)
+    with pruned(model, "qvid", KEEP, layer=layer):
+        dynamic = generate(model, inputs, 5)
+        static = generate(model, inputs, 5, cache_implementation="static", disable_compile=True)
+    assert difference(torch.stack(dynamic.logits, 1), torch.stack(static.logits, 1)) <= EXACT
+
+
+def second_turn(inputs, out, words="what letter is red ?"):
+    text = f"USER: {words}{TAIL} ASSISTANT:"
+    more = PROCESSOR.tokenizer(
+        [text] * len(out.sequences), add_special_tokens=False, return_tensors="pt"
+    )
+    ids = torch.cat([out.sequences, more["input_ids"]], 1)
+    mask = torch.nn.functional.pad(
+        inputs["attention_mask"], (0, ids.shape[1] - inputs["input_ids"].shape[1]), value=1
+    )
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@some
+@pytest.mark.parametrize("case", ["single", "ragged"])
+def test_a_second_turn_on_the_cache(kernel, case):
+    model, inputs = built(attention=kernel), ask(*CASES[case])
+    with pruned(model, "qvid", KEEP, layer=3) as trace:
+        out = generate(model, inputs)
+        turn = second_turn(inputs, out)
+        again = generate(model, turn, past_key_values=out.past_key_values)
+    expected, _ = masked(model, inputs, trace.cuts, again.sequences)
+    start = turn["input_ids"].shape[1] - 1
+    assert difference(torch.stack(again.logits, 1), expected[:, start : start + 4]) <= EXACT
+
+
+@pytest.mark.parametrize("more", [{}, {"layer": 3, "reading": "two_pass"}])
+@pytest.mark.parametrize("case", ["single", "ragged"])
+def test_a_second_turn_after_a_cut_at_layer_0_is_refused(case, more):
+    model, inputs = built(), ask(*CASES[case])
+    with pruned(model, "qvid", KEEP, **{"layer": 0, **more}):
+        out = generate(model, inputs)
+        with pytest.raises(ValueError, match="another turn"):
+            generate(model, second_turn(inputs, out), past_key_values=out.past_key_values)
+        with pytest.raises(ValueError, match="position_ids"):
+            model(input_ids=out.sequences[:, -1:], past_key_values=out.past_key_values)
+
+
+def test_a_picture_in_the_second_turn():
+    """The second turn's picture is cut by itself; the first one's losers stay gone."""
+    model = built()
+    talk, star = ask(TALK), ask(STAR)
+    with pruned(model, "qvid", KEEP, layer=3) as trace:
+        out = generate(model, talk)
+        ids = torch.cat([out.sequences, star["input_ids"]], 1)
+        turn = {"input_ids": ids, "pixel_values": star["pixel_values"]}
+        turn["attention_mask"] = torch.ones_like(ids)
+        again = generate(model, turn, past_key_values=out.past_key_values)
+    expected, _ = masked(model, turn, trace.cuts, again.sequences)
+    assert difference(torch.stack(again.logits, 1), expected[:, ids.shape[1] - 1 : -1]) <= EXACT
+
+
+def test_a_placeholder_id_that_the_model_generates_is_text():
+    model, inputs = built(), ask(STAR)
+    with pruned(model, "qvid", KEEP) as trace:
+        out = generate(model, inputs, 1)
+        ids = torch.tensor([[model.config.image_token_id]])
+        step = model(input_ids=ids, past_key_values=out.past_key_values)
+    assert step.logits.shape[1] == 1 and len(trace.cuts) == 1
+
+
+def test_text_alone_is_left_alone():
+    model, inputs = built(), ask(TALK)
+    plain = model(**inputs).logits
+    with pruned(model, "qvid", KEEP) as trace:
+        model(**ask(STAR))
+        assert torch.equal(model(**inputs).logits, plain)
+    assert len(trace.cuts) == 1
+
+
+# ------------------------------------------------------------------- the trace, and what is read
+
+
+def test_the_trace_says_what_happened():
+    model, inputs = built(), ask(DOTS, BOTH, TALK)
+    with pruned(model, "qvid", KEEP, layer=3, rank=2) as trace:
+        model(**inputs)
+        model(**ask(STAR))
+    first, second, third = trace.cuts
+    assert [(c.call, c.row, c.layer, c.n_visual) for c in trace.cuts] == [
+        (0, 0, 3, 16), (0, 1, 3, 32), (1, 0, 3, 16)
+    ]  # fmt: skip
+    assert first.n_query == 22 and third.n_query == 14
+    assert second.scores.shape == second.scored.shape == (32,) and second.kept.shape == (KEEP,)
+    best = second.scores.sort(descending=True, stable=True).indices[:KEEP].sort().values
+    assert torch.equal(second.kept, best)
+    assert trace.mean_tokens == [(3 * 16 + 5 * KEEP) / 8]
+    assert trace.query.sum() == third.n_query and third.seconds > 0
+
+
+def test_staged_methods_report_what_each_stage_saw():
+    model = built()
+    with pruned(model, "v2drop", KEEP) as trace:
+        model(**ask(STAR))
+    assert [c.layer for c in trace.cuts] == [1, 4, 6] and len(trace.cuts[-1].kept) == 1
+    for before, after in itertools.pairwise(trace.cuts):
+        assert torch.equal(before.kept, after.scored)
+        assert set(after.kept.tolist()) <= set(before.kept.tolist())
+
+
+def test_the_variation_is_the_difference_of_hidden_states():
+    model, inputs = built(), ask(STAR, DOTS)
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    with pruned(model, "variation", KEEP, layer=4) as trace:
+        model(**inputs)
+    visual = places(model, inputs)
+    for row, cut in enumerate(trace.cuts):
+        moved = (states[4] - states[3])[row, visual[row]].norm(dim=-1)
+        assert torch.equal(cut.scores, moved)
+
+
+def test_a_mask_is_the_query():
+    model, inputs = built(), ask(STAR, DOTS)
+    with pruned(model, "qvid", KEEP) as trace:
+        model(**inputs)
+    mask = trace.query
+    with pruned(model, "qvid", KEEP, query=mask) as same:
+        model(**inputs)
+        generate(model, inputs, num_beams=2)
+    assert [c.kept.tolist() for c in same.cuts[:2]] == [c.kept.tolist() for c in trace.cuts]
+    assert len(same.cuts) == 6  # two rows, then two beams of each
+    fewer = mask & (mask.cumsum(1) <= 3)
+    with pruned(model, "qvid", KEEP, query=fewer) as other:
+        model(**inputs)
+    assert [c.n_query for c in other.cuts] == [3, 3]
+    with pruned(model, "qvid", KEEP, query="content") as content:
+        model(**inputs)
+    assert [c.n_query for c in content.cuts] == [c.n_query - 8 for c in trace.cuts]
+    single = ask(STAR)
+    with pruned(model, "qvid", KEEP, query=mask[0][-single["input_ids"].shape[1] :]) as one:
+        model(**single)
+        cached = generate(model, single, 3).sequences
+        assert torch.equal(generate(model, single, 3, use_cache=False).sequences, cached)
+    assert all(c.kept.tolist() == trace.cuts[0].kept.tolist() for c in one.cuts)
+
+
+def test_a_selection_may_ask_for_evidence_and_merge():
+    model, inputs = built(), ask(STAR, DOTS)
+
+    def select(scores, keep, hidden, grid):
+        assert grid == (1, 4, 4)
+        kept = top_k(scores, keep)
+        return Kept(kept.index, hidden.mean(0).expand(keep, -1))
+
+    merging = replace(METHODS["qvid"], select=select)
+    states = {}
+    with pruned(model, merging, KEEP, layer=3):
+        spy = model.base_model.language_model.layers[3].register_forward_pre_hook(
+            lambda m, args: states.update(after=args[0])
+        )
+        hidden = model(**inputs, output_hidden_states=True).hidden_states[3]
+        spy.remove()
+    row = hidden[1] if hidden.shape[1] == inputs["input_ids"].shape[1] else None
+    after = states["after"][1]
+    same = [t for t in range(len(after)) if torch.equal(after[t], after[2])]
+    assert len(same) == KEEP
+    if row is not None:
+        mean = row[places(model, inputs)[1]].mean(0)
+        assert difference(after[same[0]], mean) <= EXACT
+    with pruned(model, merging, KEEP, reading="two_pass"), pytest.raises(ValueError, match="merge"):
+        model(**inputs)
+
+
+@some
+def test_observing_changes_nothing(kernel):
+    model, inputs = built(attention=kernel), ask(BOTH, STAR, TALK)
+    plain = model(**inputs).logits
+    with observed(model, "interaction", "features", "grid", layer=3) as found:
+        assert torch.equal(model(**inputs).logits, plain)
+    assert [sorted(one) for one in found] == [["features", "grid", "interaction"]] * 2
+    assert found[0]["interaction"].shape == (4, 15, 32) and found[0]["grid"] == (2, 4, 4)
+    pictures = torch.cat(list(model.get_image_features(inputs["pixel_values"]).pooler_output))
+    assert torch.equal(torch.cat([one["features"] for one in found]), pictures)
+    with observed(model, "interaction", layer=3, rope=True) as turned:
+        model(**inputs)
+    assert difference(turned[0]["interaction"], found[0]["interaction"]) > 0.1
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+def refused(match, error=ValueError):
+    return pytest.raises(error, match=match)
+
+
+def run(model, inputs, *args, **more):
+    with pruned(model, *args, **more):
+        model(**inputs)
+
+
+def bare(**changes):
+    return {**ask(STAR), **changes}
+
+
+@pytest.mark.parametrize(
+    ("args", "more", "error", "match"),
+    [
+        (("qvid", 0), {}, ValueError, "keep=0: keep at least 1"),
+        (("qvid", -3), {}, ValueError, "keep=-3"),
+        (("qvid", 17), {}, ValueError, "keep=17: the prompt has 16 visual tokens"),
+        (("qvid", 3.5), {}, TypeError, "keep=3.5: give a whole number"),
+        (("qvid", True), {}, TypeError, "keep=True"),
+        (("qvid", [4, 2]), {}, TypeError, "keep="),
+        (("qvid", 7), {"layer": 8}, ValueError, "layer=8: the model has layers 0 to 7"),
+        (("qvid", 7), {"layer": -1}, ValueError, "layer=-1"),
+        (("qvid", 7), {"layer": 1.0}, TypeError, "layer=1.0"),
+        (("v2drop", 7), {"layer": 3}, ValueError, "3 stages"),
+        (("v2drop", 1), {}, ValueError, "keep=1: cuts at layers 1, 4, 6"),
+        (("qvit", 7), {}, ValueError, "unknown method 'qvit'.*qvid"),
+        (("qvid", 7), {"ranc": 3}, ValueError, "ranc"),
+        (("qvid", 7), {"query": "answer"}, ValueError, "query='answer'"),
+        (("qvid", 7), {"positions": "new"}, ValueError, "positions='new'"),
+        (("qvid", 7), {"reading": "thrice"}, ValueError, "reading='thrice'"),
+        (("v2drop", 7), {"reading": "two_pass"}, ValueError, "at layers 1, 4, 6; use 'in_place'"),
+        (("variation", 7), {"layer": 0}, ValueError, "layer=0: 'previous' compares"),
+        (("fastv", 7), {"layer": 0}, ValueError, "layer=0: 'last_row_before' compares"),
+        (("qvid", 7), {"query": torch.ones(5, dtype=torch.bool)}, ValueError, "one bool per token"),
+        (("qvid", 7), {"query": torch.zeros(32, dtype=torch.bool)}, ValueError, "no query token"),
+    ],
+)
+def test_a_bad_argument_is_one_clear_sentence(args, more, error, match):
+    model = built()
+    count = hook_count(model)
+    with refused(match, error) as caught:
+        run(model, ask(STAR), *args, **more)
+    assert "\n" not in str(caught.value) and hook_count(model) == count
+
+
+def padded_right():
+    inputs = ask(STAR, DOTS)
+    return {name: value.flip(1) if value.dim() == 2 else value for name, value in inputs.items()}
+
+
+def without_placeholders():
+    inputs = ask(TALK)
+    return {**inputs, "pixel_values": ask(STAR)["pixel_values"]}
+
+
+def without_words():
+    return ask(replace(STAR, words=""), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        (without_placeholders, "no visual token"),
+        (padded_right, "pad the prompts on the left"),
+        (lambda: bare(labels=ask(STAR)["input_ids"]), "labels=: "),
+        (lambda: bare(logits_to_keep=torch.tensor([1])), "logits_to_keep"),
+        (lambda: {"inputs_embeds": torch.zeros(1, 3, 64)}, "not with inputs_embeds"),
+        (
+            lambda: bare(pixel_values=torch.full((1, 3, 24, 24), torch.nan)),
+            "row 0: NaN or inf",
+        ),
+        (
+            lambda: {n: v[:, :15] if v.dim() == 2 else v for n, v in bare().items()},
+            "prompt ends in a picture",
+        ),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"layer": 0}, {"reading": "two_pass"}], ids=str)
+def test_a_bad_prompt_is_one_clear_sentence(inputs, match, more):
+    model = built()
+    count = hook_count(model)
+    with refused(match) as caught:
+        run(model, inputs(), "qvid", KEEP, **more)
+    assert "\n" not in str(caught.value) and hook_count(model) == count
+    assert model(**ask(STAR)).logits.shape[1] == 32
+
+
+def test_no_query_token_names_the_row():
+    from twins import Prompt
+
+    class Empty(Prompt):
+        text = "USER: <image>\n ASSISTANT:"
+
+    with refused("row 1: no query token, query='question'"):
+        run(built(), ask(STAR, Empty("")), "qvid", KEEP)
+
+
+def test_one_bad_row_is_found_among_good_ones():
+    model, inputs = built(), ask(STAR, DOTS)
+    inputs["pixel_values"][1] = torch.inf
+    with refused("row 1: NaN or infinite hidden states enter layer 3"):
+        run(model, inputs, "random", KEEP, layer=3)
+    with refused("keep=20: the prompt has 16"):
+        run(model, ask(BOTH, STAR), "qvid", 20)
+
+
+def test_rules_that_misbehave_are_named():
+    bad = replace(METHODS["stride"], rule=replace(RULES["stride"], function=lambda h: h[:3, 0]))
+    with refused(r"rule 'stride' gave scores of shape \(3,\) for 16"):
+        run(built(), ask(STAR), bad, KEEP)
+
+
+@pytest.mark.parametrize("name", ["qvid", "fastv", "random"])
+def test_a_prompt_in_chunks_is_refused(name):
+    model = built()
+    for size in (5, 19, 25):  # inside the pictures, after them, inside the question
+        with pruned(model, name, KEEP), refused("prefill_chunk_size: a prompt with"):
+            generate(model, ask(STAR), prefill_chunk_size=size)
+
+
+def test_attention_rows_need_the_whole_conversation():
+    model, star = built(), ask(STAR)
+    for more in ({"method": "last_attention"}, {"method": "qvid", "reading": "two_pass"}):
+        with pruned(model, keep=KEEP, layer=3, **more):
+            out = generate(model, ask(TALK))
+            ids = torch.cat([out.sequences, star["input_ids"]], 1)
+            turn = {"input_ids": ids, "pixel_values": star["pixel_values"]}
+            with refused("whole conversation"):
+                generate(model, turn, past_key_values=out.past_key_values)
+
+
+def test_a_cache_belongs_to_its_block():
+    model, inputs = built(), ask(STAR, DOTS)
+    with pruned(model, "qvid", KEEP, layer=3):
+        out = model(**inputs)
+        other = copy.deepcopy(out.past_key_values)
+        with refused("pruned in another block"):
+            model(input_ids=torch.tensor([[7], [8]]), past_key_values=other)
+    with pruned(model, "qvid", KEEP), refused("pruned in another block"):
+        model(input_ids=torch.tensor([[7], [8]]), past_key_values=out.past_key_values)
+
+
+def test_a_static_cache_can_be_used_again():
+    model = built()
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=60)
+    plain = generate(model, ask(TALK), 5).sequences
+    with pruned(model, "qvid", KEEP, layer=0):
+        model(**ask(STAR), past_key_values=cache)
+        cache.reset()
+        more = {"past_key_values": cache, "disable_compile": True}
+        assert torch.equal(generate(model, ask(TALK), 5, **more).sequences, plain)
+
+
+def test_a_model_without_full_attention_is_refused():
+    from qvid_utils.families import Unavailable
+
+    windows = {"layer_types": ["sliding_attention"] * LAYERS, "sliding_window": 8}
+    model = twin()
+    vars(model.base_model.language_model.config).update(windows)
+    with refused("full attention", Unavailable):
+        run(model, ask(STAR), "qvid", KEEP)
+
+
+# ------------------------------------------------------------------------- nothing is left behind
+
+
+@some
+@pytest.mark.parametrize("how", ["normally", "in the block", "in a rule", "in the model"])
+def test_nothing_is_left_behind(kernel, how):
+    model, inputs = built(attention=kernel), ask(STAR, DOTS)
+    plain = generate(model, inputs).sequences
+    before, attributes = hook_count(model), [set(vars(m)) for m in model.modules()]
+    if how == "normally":
+        run(model, inputs, "qvid", KEEP)
+    else:
+        with pytest.raises((ZeroDivisionError, ValueError)), pruned(model, "qvid", KEEP):
+            model(**inputs)
+            if how == "in the block":
+                1 / 0  # noqa: B018
+            broken = torch.full_like(inputs["pixel_values"], torch.nan)
+            model(**{**inputs, "pixel_values": broken if how == "in a rule" else broken[:1]})
+    assert hook_count(model) == before
+    assert [set(vars(m)) for m in model.modules()] == attributes
+    assert torch.equal(generate(model, inputs).sequences, plain)
+    run(model, inputs, "qvid", KEEP)
+
+
+def test_two_blocks_in_turn_do_not_see_each_other():
+    model, inputs = built(), ask(STAR, DOTS)
+
+    def once(name, keep):
+        with pruned(model, name, keep) as trace:
+            return generate(model, inputs).logits, trace
+
+    alone, _ = once("fastv", 3)
+    once("qvid", KEEP)
+    once("random", 5)
+    logits, trace = once("fastv", 3)
+    assert all(torch.equal(a, b) for a, b in zip(alone, logits, strict=True))
+    assert len(trace.cuts) == 2 and trace.cuts[0].call == 0
+
+
+def test_blocks_do_not_nest():
+    model, other = built(), built(seed=1)
+    with pruned(model, "qvid", KEEP) as trace:
+        with refused("do not nest", RuntimeError):
+            run(model, ask(STAR), "fastv", KEEP)
+        with refused("do not nest", RuntimeError):
+            run(model.base_model, ask(STAR), "fastv", KEEP)
+        run(other, ask(STAR), "fastv", KEEP)
+        model(**ask(STAR))
+    assert len(trace.cuts) == 1
+
+
+def test_an_abandoned_prompt_leaves_the_next_one_alone():
+    """An error inside a call, caught inside the block, is forgotten at the next call."""
+    model, inputs = built(), ask(STAR)
+    with pruned(model, "qvid", KEEP) as trace:
+        expected = model(**inputs).logits
+        with refused("NaN"):
+            model(**bare(pixel_values=torch.full((1, 3, 24, 24), torch.nan)))
+        assert torch.equal(model(**inputs).logits, expected)
+    assert len(trace.cuts) == 2
+
+
+# ------------------------------------------------------------------------------- pictures_once
+
+
+@torch.no_grad()
+def test_pictures_are_encoded_once():
+    model, inputs, runs = built(), ask(BOTH, STAR), []
+    plain, logits = generate(model, inputs).sequences, model(**inputs).logits
+    spy = model.base_model.vision_tower.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        with pictures_once(model):
+            for _ in range(2):
+                assert torch.equal(generate(model, inputs).sequences, plain)
+                assert torch.equal(model(**inputs).logits, logits)
+                with pruned(model, "qvid", KEEP):
+                    answer = generate(model, inputs).sequences
+            assert len(runs) == 1
+            beams = generate(model, inputs, num_beams=3).sequences
+            assert torch.equal(generate(model, inputs).sequences, plain)
+            del runs[1:]  # some versions repeat the pictures for the beams, which makes new ones
+            model(**ask(BOTH, STAR))  # equal numbers, another tensor
+            assert len(runs) == 2
+            inputs["pixel_values"].mul_(0.5)
+            assert not torch.equal(model(**inputs).logits, logits)
+            assert len(runs) == 3
+            with refused("do not nest", RuntimeError), pictures_once(model):
+                pass
+            assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+        assert "get_image_features" not in vars(model.base_model)
+        with torch.inference_mode(), pictures_once(model):
+            fresh = ask(STAR)
+            assert torch.equal(model(**fresh).logits, model(**fresh).logits)
+            assert len(runs) == 4
+        inputs["pixel_values"].div_(0.5)
+        with pruned(model, "qvid", KEEP):
+            assert torch.equal(generate(model, inputs).sequences, answer)
+        assert len(runs) == 5
+        assert torch.equal(generate(model, inputs, num_beams=3).sequences, beams)
+    finally:
+        spy.remove()
