@@ -1,4 +1,4 @@
-"""The training code: the packed attention is exact, stages resume, the grounding table tells the truth."""
+"""The training code: packed attention is exact, stages resume, grounding tells the truth."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,14 @@ from qvid_utils.tiny import architecture, train, world
 def batch():
     rng = np.random.default_rng(0)
     scenes, pixels = train.pictures(rng, 3)
-    return scenes, pixels, train.pack(scenes, rng, 4, architecture.tokenizer(), train.MIX)
+    return scenes, pixels, train.pack(scenes, rng, 4, architecture.tokenizer(), train.EARLY_MIX)
 
 
 def block_mask(questions: int, words: int) -> torch.Tensor:
     """Who sees whom, written out: the prefix causally, a question the prefix and itself."""
-    group = torch.cat([torch.full((train.PREFIX,), -1), torch.arange(questions).repeat_interleave(words)])
+    group = torch.cat(
+        [torch.full((train.PREFIX,), -1), torch.arange(questions).repeat_interleave(words)]
+    )
     causal = torch.ones(len(group), len(group), dtype=torch.bool).tril()
     return causal & ((group[:, None] == group) | (group == -1))
 
@@ -69,7 +71,9 @@ def test_a_killed_training_resumes_with_the_same_weights(tmp_path):
         config.text_config.num_hidden_layers = 2
         model = LlavaForConditionalGeneration(config)
         model.model.vision_tower.requires_grad_(False)
-        preset = replace(train.Preset(), language=4, pictures=2, questions=2, ground_layer=1, save=2)
+        preset = replace(
+            train.Preset(), language=4, pictures=2, questions=2, ground_layer=1, save=2
+        )
         folder.mkdir()
         for stop in stops:
             train.train_language(model, preset, 0, folder, torch.device("cpu"), until=stop)

@@ -1,4 +1,4 @@
-"""The embedded model's parts: vocabulary, processor, and the configs of its towers and language model.
+"""The embedded model's parts: vocabulary, processor, and the configs of towers and decoder.
 
 The model is a plain `LlavaForConditionalGeneration`; nothing here is needed to load or to use it.
 """
@@ -94,7 +94,7 @@ def processor() -> LlavaProcessor:
 
 
 def clip_config() -> CLIPConfig:
-    """Vision tower of seven layers (six feed LLaVA) and a text tower of two, joined in 64 dimensions."""
+    """Vision tower of seven layers (six feed LLaVA), text tower of two; they meet in 64 numbers."""
     ids = {word: i for i, word in enumerate(vocabulary())}
     vision = CLIPVisionConfig(
         hidden_size=128,

@@ -115,7 +115,7 @@ LEAST = 500
 
 
 def build(seed: int = 0) -> dict[str, pd.DataFrame]:
-    """All suites, each with at least 500 questions; more pictures where the first 128 allow too few."""
+    """All suites, each with at least 500 questions; more pictures where 128 allow too few."""
     rows: dict[str, list[dict]] = {suite: [] for suite in BUILDERS}
     picture = 0
     while picture < PICTURES or any(len(r) < LEAST for r in rows.values()):

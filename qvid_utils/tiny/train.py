@@ -1,12 +1,14 @@
-"""Train the embedded model from nothing, in the three stages of real LLaVA: `python -m qvid_utils.tiny.train`.
+"""Train the embedded model from nothing: `python -m qvid_utils.tiny.train`.
 
-1. *Tower*: the CLIP pair. Captions against pictures (contrastive, through the class token), and what
-   lies under each patch (dense labels, read linearly from the layer that LLaVA reads).
+The stages are those of real LLaVA:
+
+1. *Tower*: the CLIP pair. Captions against pictures (contrastive, through the class token), and
+   what lies under each patch (dense labels, read linearly from the layer that LLaVA reads).
 2. *Alignment*: projector and word embeddings, so that a projected patch points at its words.
 3. *Language model*: questions about pictures. One sequence holds a picture and many questions, each
    of which sees the picture and itself only. Besides the answers, the words of a question that name
-   a kind or a colour must tell, halfway up, what and where it is: without this grounding loss, the
-   look-up circuits take ten times as long to appear.
+   a kind or a colour must tell, halfway up, what and where it is: with this grounding loss,
+   the circuits that look things up appear within some hundred steps.
 
 Every batch is drawn from (seed, stage, step), so a run killed at any moment resumes from its last
 checkpoint and ends with the same weights on the same machine.
@@ -47,13 +49,13 @@ class Preset:
     tower: int = 1200
     tower_batch: int = 64
     align: int = 300
-    language: int = 5000
+    language: int = 2800
     pictures: int = 16
     questions: int = 14
     rate: float = 2e-3
     ground_layer: int = 5
     save: int = 200  # language steps between checkpoints
-    easy: float = 0.12  # share of the language steps on three to five things
+    easy: int = 600  # language steps on three to five things
 
 
 PRESETS = {
@@ -61,8 +63,10 @@ PRESETS = {
     "gpu": Preset(tower=4000, tower_batch=256, align=600, language=20000, pictures=64),
 }
 
-# How often a type of question is drawn. The one-step types feed the circuits of the others.
-MIX = {
+# How often a type of question is drawn. The one-step types feed the circuits of the others; places
+# and counts, which are learned last, get the larger share once things are found (`LATE` steps).
+LATE = 1200
+EARLY_MIX = {
     "existence": 1.2,
     "colour": 1.0,
     "shape": 1.0,
@@ -76,6 +80,19 @@ MIX = {
     "two_step": 1.3,
     "choice": 1.2,
     "two_step_choice": 1.3,
+}
+LATE_MIX = {
+    **EARLY_MIX,
+    "colour": 0.5,
+    "shape": 0.5,
+    "letter": 0.6,
+    "two_step": 0.7,
+    "same_colour": 0.8,
+    "half": 1.5,
+    "relation": 2.0,
+    "count": 1.2,
+    "is_count": 1.5,
+    "where": 1.5,
 }
 
 
@@ -100,7 +117,7 @@ def patch_labels(scenes: list[world.Scene]) -> tuple[Tensor, Tensor]:
 
 
 def whole_labels(scenes: list[world.Scene]) -> Tensor:
-    """Which (kind, colour) pairs a picture holds, and which kinds and colours: (B, 16·8 + 16 + 8)."""
+    """Which (kind, colour) pairs, kinds and colours a picture holds: (B, 16·8 + 16 + 8)."""
     pairs = torch.zeros(len(scenes), NONE, len(COLOUR_NAMES))
     for b, scene in enumerate(scenes):
         for t in scene:
@@ -119,8 +136,8 @@ def caption(scene: world.Scene, rng: np.random.Generator) -> str:
 
 
 def facts(scenes: list[world.Scene], ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What the naming words of (B, Q, t) stand for in their pictures, many-hot (n, FACTS), and which
-    words name something, bool (B, Q, t).
+    """What the naming words of (B, Q, t) stand for in their pictures, many-hot (n, FACTS), and
+    which words name something, bool (B, Q, t).
 
     A kind's facts are its colours, rows and columns (and itself, if it is there); a colour's facts
     are the kinds that have it, and their places.
@@ -145,7 +162,7 @@ def facts(scenes: list[world.Scene], ids: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Packed:
-    """Questions about a batch of pictures, padded at the right to one length t; all are (B, Q, t)."""
+    """Questions about a batch of pictures, padded at the right to one length t: (B, Q, t)."""
 
     ids: Tensor  # question words, then the answer
     target: Tensor  # the next word where it is an answer or the end, else -100
@@ -181,9 +198,9 @@ def encode(question: world.Question, tok) -> list[int]:
 def packed_attention(module, query, key, value, attention_mask, scaling, questions=1, **_):
     """Attention of one picture and many questions in a row, without the blocks that see nothing.
 
-    query, key, value (B, H, P + Q·t, d_h): a prefix of P, which sees itself causally, then Q questions
-    of t words, each of which sees the prefix and, causally, itself. Equal to a block mask, at a
-    third of its cost. Padding stands at a question's end, where nothing looks at it.
+    query, key, value (B, H, P + Q·t, d_h): a prefix of P, which sees itself causally, then Q
+    questions of t words, each of which sees the prefix and, causally, itself. Equal to a block
+    mask, at a third of its cost. Padding stands at a question's end, where nothing looks at it.
     """
     front = (lambda x: x[:, :, :PREFIX]), (lambda x: x[:, :, PREFIX:])
     picture = F.scaled_dot_product_attention(
@@ -287,8 +304,12 @@ def train_tower(clip: CLIPModel, preset: Preset, seed: int, folder: Path, device
         kinds, colours = (labels.to(device) for labels in patch_labels(scenes))
         set_rate(optimiser, 1e-3, step, preset.tower, 100)
         with autocast(device):
-            out = clip(pixel_values=pixels.to(device), **words.to(device), return_loss=True,
-                       output_hidden_states=True)
+            out = clip(
+                pixel_values=pixels.to(device),
+                **words.to(device),
+                return_loss=True,
+                output_hidden_states=True,
+            )
             hidden = out.vision_model_output.hidden_states[-2].float()
         read = dense(hidden[:, 1:]).split(sizes, dim=-1)
         truth = (kinds, colours, rows.expand_as(kinds), columns.expand_as(kinds))
@@ -304,7 +325,7 @@ def train_tower(clip: CLIPModel, preset: Preset, seed: int, folder: Path, device
             thing = kinds < NONE
             right = (read[0].argmax(-1) == kinds)[thing].float().mean()
             right_colour = (read[1].argmax(-1) == colours)[thing].float().mean()
-            match = (out.logits_per_image.argmax(1) == torch.arange(len(scenes), device=device))
+            match = out.logits_per_image.argmax(1) == torch.arange(len(scenes), device=device)
             bar.set_postfix_str(
                 f"clip {out.loss:.2f} match {match.float().mean():.2f} patch {patch:.2f} "
                 f"held {held:.3f} kind {right:.3f} colour {right_colour:.3f}"
@@ -362,8 +383,10 @@ def align(model: LlavaForConditionalGeneration, preset: Preset, seed: int, folde
             checkpoint.save(step + 1, parts)
 
 
-def train_language(model, preset: Preset, seed: int, folder: Path, device, until: int | None = None):
-    """Stage 3. Loss: the answers' words, and the facts that a question's words must know halfway up."""
+def train_language(
+    model, preset: Preset, seed: int, folder: Path, device, until: int | None = None
+):
+    """Stage 3. Loss: the answers, and the facts that a question's words must know halfway up."""
     decoder, head = model.model.language_model, model.lm_head
     grounder = Grounder(decoder.config.hidden_size).to(device)
     modules = {
@@ -376,17 +399,17 @@ def train_language(model, preset: Preset, seed: int, folder: Path, device, until
     parts = {**modules, "adamw": optimiser[0], "muon": optimiser[1]}
     checkpoint, tok = Checkpoint(folder, "language"), architecture.tokenizer()
     start = torch.tensor([WORD["<s>"], WORD["USER:"]], device=device)
-    marks: dict[str, list[float]] = {kind: [] for kind in MIX}
-    log = open(folder / "language.log", "a")
+    marks: dict[str, list[float]] = {kind: [] for kind in LATE_MIX}
     AttentionInterface.register("packed", packed_attention)
     kernel, decoder.config._attn_implementation = decoder.config._attn_implementation, "packed"
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)  # the kernel needs none
     bar = trange(checkpoint.load(parts), until or preset.language, desc="language", mininterval=10)
     for step in bar:
         rng = generator(seed, 3, step)
-        easy = step < preset.easy * preset.language
+        easy = step < preset.easy
         scenes, pixels = pictures(rng, preset.pictures, *((3, 5) if easy else (5, 8)))
-        packed = pack(scenes, rng, preset.questions, tok, MIX)
+        mix = EARLY_MIX if step < LATE else LATE_MIX
+        packed = pack(scenes, rng, preset.questions, tok, mix)
         set_rate(optimiser, preset.rate, step, preset.language, 200)
         truth, naming = facts(scenes, packed.ids)
         ids = packed.ids.to(device).flatten(1)
@@ -419,9 +442,9 @@ def train_language(model, preset: Preset, seed: int, folder: Path, device, until
             marks[kind].append(hit)
         if (step + 1) % 50 == 0:
             line = " ".join(f"{k} {np.mean(v or [0]):.2f}" for k, v in marks.items())
-            log.write(f"{step + 1} answer {answer:.3f} ground {ground:.4f} {line}\n")
-            log.flush()
-            marks = {kind: [] for kind in MIX}
+            with open(folder / "language.log", "a") as log:
+                log.write(f"{step + 1} answer {answer:.3f} ground {ground:.4f} {line}\n")
+            marks = {kind: [] for kind in LATE_MIX}
             bar.set_postfix_str(f"answer {answer:.3f} ground {ground:.4f}")
         if (step + 1) % preset.save == 0:
             checkpoint.save(step + 1, parts)
@@ -463,7 +486,9 @@ def save(model: LlavaForConditionalGeneration, clip: CLIPModel, out: Path) -> No
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("--preset", choices=PRESETS, help="default: gpu where there is one, else cpu")
+    words.add_argument(
+        "--preset", choices=PRESETS, help="default: gpu where there is one, else cpu"
+    )
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--checkpoints", type=Path, default=Path("runs/tiny"), help="for resuming")
     words.add_argument("--out", type=Path, default=DATA / "tiny")

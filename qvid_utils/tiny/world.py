@@ -43,7 +43,7 @@ CHOICE_TAIL = "Answer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape or letter: its kind, its colour, and its cell (row 0 is the top, column 0 the left)."""
+    """One shape or letter: its kind, colour and cell (row 0 is the top, column 0 the left)."""
 
     kind: str
     colour: str
@@ -71,7 +71,7 @@ class Question:
     answer: str
 
 
-# ------------------------------------------------------------------------------- scenes and pictures
+# ----------------------------------------------------------------------- scenes and pictures
 def draw_scene(rng: np.random.Generator, fewest: int = 5, most: int = 8) -> Scene:
     """A scene of `fewest` to `most` things, both shapes and letters, in at most five colours.
 
@@ -136,9 +136,7 @@ def _stencil(kind: str, size: int) -> np.ndarray:
         font = ImageFont.load_default(size=s)
         left, up, right, down = pen.textbbox((0, 0), kind, font=font, stroke_width=s // 18)
         glyph = Image.new("L", (right - left, down - up), 0)
-        ImageDraw.Draw(glyph).text(
-            (-left, -up), kind, fill=255, font=font, stroke_width=s // 18
-        )
+        ImageDraw.Draw(glyph).text((-left, -up), kind, fill=255, font=font, stroke_width=s // 18)
         canvas.paste(glyph.resize((s * 7 // 8, s * 7 // 8)), (s // 16, s // 16))
     else:
         _OUTLINES[kind](pen, s)
@@ -152,9 +150,7 @@ def _polygon(*points: tuple[float, float]) -> Callable:
 def _star_points() -> list[tuple[float, float]]:
     angles = np.arange(10) * np.pi / 5 - np.pi / 2
     radii = np.where(np.arange(10) % 2, 0.21, 0.5)
-    return [
-        (0.5 + r * np.cos(a), 0.53 + r * np.sin(a)) for r, a in zip(radii, angles, strict=True)
-    ]
+    return [(0.5 + r * np.cos(a), 0.53 + r * np.sin(a)) for r, a in zip(radii, angles, strict=True)]
 
 
 def _ring(pen: ImageDraw.ImageDraw, s: int) -> None:
@@ -184,7 +180,7 @@ _OUTLINES: dict[str, Callable] = {
 }
 
 
-# ------------------------------------------------------------------------------------------ questions
+# ---------------------------------------------------------------------------------- questions
 def only(scene: Scene, **wanted: object) -> Thing | None:
     """The one thing of the scene with these attributes, or None where there is none or several."""
     found = [t for t in scene if all(getattr(t, k) == v for k, v in wanted.items())]
@@ -214,7 +210,7 @@ def _with_article(kind: str) -> str:
 
 
 def existence(scene: Scene, rng: np.random.Generator, how: str = "", yes: bool | None = None):
-    """"Is there a star in the picture?" with POPE's three sorts of negatives."""
+    """ "Is there a star in the picture?" with POPE's three sorts of negatives."""
     how = how or str(rng.choice(["random", "popular", "adversarial"]))
     yes = bool(rng.integers(2)) if yes is None else yes
     kind = str(rng.choice([t.kind for t in scene])) if yes else _absent(scene, rng, how)
@@ -256,7 +252,7 @@ _SIDES: dict[str, Callable[[Thing, Thing], int]] = {
 
 
 def relation(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
-    """"Is the star left of the circle?": two things are found and their places compared."""
+    """ "Is the star left of the circle?": two things are found and their places compared."""
     things = _some_unique(scene, rng, 2)
     if things is None:
         return None
@@ -272,7 +268,7 @@ def relation(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
 
 
 def half(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
-    """"Is the star in the left half of the picture?": where one thing is."""
+    """ "Is the star in the left half of the picture?": where one thing is."""
     things = _some_unique(scene, rng)
     if things is None:
         return None
@@ -282,6 +278,18 @@ def half(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
     words = ("left", "right") if horizontal else ("top", "bottom")
     word = words[0] if low == yes else words[1]
     return f"Is the {things[0].name} in the {word} half of the picture?", "yes" if yes else "no"
+
+
+def where(scene: Scene, rng: np.random.Generator):
+    """The open form of `half`: it teaches a word to fetch a place, and is in no suite."""
+    things = _some_unique(scene, rng)
+    if things is None:
+        return None
+    horizontal = bool(rng.integers(2))
+    low = (things[0].column if horizontal else things[0].row) < BOARD // 2
+    words = ("left", "right") if horizontal else ("top", "bottom")
+    asked = f"Which half of the picture is the {things[0].name} in, {words[0]} or {words[1]}?"
+    return asked, words[0] if low else words[1]
 
 
 def is_colour(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
@@ -317,12 +325,10 @@ def is_count(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
 
 
 def same_colour(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
-    """"Do the star and the circle have the same color?": two things are found and compared."""
+    """ "Do the star and the circle have the same color?": two things are found and compared."""
     yes = bool(rng.integers(2)) if yes is None else yes
     unique = [t for t in scene if only(scene, kind=t.kind)]
-    pairs = [
-        (a, b) for a in unique for b in unique if a is not b and (a.colour == b.colour) == yes
-    ]
+    pairs = [(a, b) for a in unique for b in unique if a is not b and (a.colour == b.colour) == yes]
     if not pairs:
         return None
     a, b = pairs[rng.integers(len(pairs))]
@@ -348,7 +354,7 @@ def two_step(scene: Scene, rng: np.random.Generator):
     return found and found[:2]
 
 
-# ----------------------------------------------------------------------------------- multiple choice
+# ---------------------------------------------------------------------------- multiple choice
 def choices(answer: str, wrong: list[str], rng: np.random.Generator, number: int) -> list[str]:
     """The answer among `number` − 1 wrong options, in random order."""
     options = [answer, *rng.choice(wrong, size=number - 1, replace=False).tolist()]
@@ -396,6 +402,7 @@ QUESTIONS: dict[str, tuple[Callable, str]] = {
     "is_colour": (is_colour, SHORT_TAIL),
     "half": (half, SHORT_TAIL),
     "relation": (relation, SHORT_TAIL),
+    "where": (where, SHORT_TAIL),
     "count": (count, SHORT_TAIL),
     "is_count": (is_count, SHORT_TAIL),
     "same_colour": (same_colour, SHORT_TAIL),
