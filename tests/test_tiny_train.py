@@ -12,7 +12,7 @@ from qvid_utils.tiny import architecture, train, world
 def batch():
     rng = np.random.default_rng(0)
     scenes, pixels = train.pictures(rng, 3)
-    return scenes, pixels, train.pack(scenes, rng, 4, architecture.tokenizer(), train.EARLY_MIX)
+    return scenes, pixels, train.pack(scenes, rng, 4, architecture.tokenizer(), train.FINDING)
 
 
 def block_mask(questions: int, words: int) -> torch.Tensor:

@@ -63,10 +63,11 @@ PRESETS = {
     "gpu": Preset(tower=4000, tower_batch=256, align=600, language=20000, pictures=64),
 }
 
-# How often a type of question is drawn. The one-step types feed the circuits of the others; places
-# and counts, which are learned last, get the larger share once things are found (`LATE` steps).
-LATE = 1200
-EARLY_MIX = {
+# How often a type of question is drawn, from which language step on. The one-step types feed the
+# circuits of the others; places and counts, learned last, get the larger share once things
+# are found. `where` and `side` ask openly what `half` and `relation` ask as yes or no: the yes/no
+# forms are an exclusive or of the word and the place, and stay at chance without the open ones.
+FINDING = {
     "existence": 1.2,
     "colour": 1.0,
     "shape": 1.0,
@@ -81,8 +82,8 @@ EARLY_MIX = {
     "choice": 1.2,
     "two_step_choice": 1.3,
 }
-LATE_MIX = {
-    **EARLY_MIX,
+PLACES = {
+    **FINDING,
     "colour": 0.5,
     "shape": 0.5,
     "letter": 0.6,
@@ -94,6 +95,7 @@ LATE_MIX = {
     "is_count": 1.5,
     "where": 1.5,
 }
+MIXES = {0: FINDING, 1200: PLACES, 1400: {**PLACES, "where": 0.8, "side": 2.0}}
 
 
 # ------------------------------------------------------------------------------------ batches
@@ -399,7 +401,7 @@ def train_language(
     parts = {**modules, "adamw": optimiser[0], "muon": optimiser[1]}
     checkpoint, tok = Checkpoint(folder, "language"), architecture.tokenizer()
     start = torch.tensor([WORD["<s>"], WORD["USER:"]], device=device)
-    marks: dict[str, list[float]] = {kind: [] for kind in LATE_MIX}
+    marks: dict[str, list[float]] = {kind: [] for kind in world.QUESTIONS}
     AttentionInterface.register("packed", packed_attention)
     kernel, decoder.config._attn_implementation = decoder.config._attn_implementation, "packed"
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)  # the kernel needs none
@@ -408,7 +410,7 @@ def train_language(
         rng = generator(seed, 3, step)
         easy = step < preset.easy
         scenes, pixels = pictures(rng, preset.pictures, *((3, 5) if easy else (5, 8)))
-        mix = EARLY_MIX if step < LATE else LATE_MIX
+        mix = MIXES[max(start for start in MIXES if start <= step)]
         packed = pack(scenes, rng, preset.questions, tok, mix)
         set_rate(optimiser, preset.rate, step, preset.language, 200)
         truth, naming = facts(scenes, packed.ids)
@@ -444,7 +446,7 @@ def train_language(
             line = " ".join(f"{k} {np.mean(v or [0]):.2f}" for k, v in marks.items())
             with open(folder / "language.log", "a") as log:
                 log.write(f"{step + 1} answer {answer:.3f} ground {ground:.4f} {line}\n")
-            marks = {kind: [] for kind in LATE_MIX}
+            marks = {kind: [] for kind in world.QUESTIONS}
             bar.set_postfix_str(f"answer {answer:.3f} ground {ground:.4f}")
         if (step + 1) % preset.save == 0:
             checkpoint.save(step + 1, parts)
@@ -482,6 +484,8 @@ def save(model: LlavaForConditionalGeneration, clip: CLIPModel, out: Path) -> No
     clip.to(torch.bfloat16).save_pretrained(out / "clip")
     processor.image_processor.save_pretrained(out / "clip")
     processor.tokenizer.save_pretrained(out / "clip")
+    for weights in out.glob("*/model.safetensors"):
+        weights.chmod(0o644)  # the library writes them for their owner only
 
 
 def main() -> None:

@@ -267,6 +267,22 @@ def relation(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
     return text, "yes" if lead > 0 else "no"
 
 
+def side(scene: Scene, rng: np.random.Generator):
+    """The open form of `relation`, without its exclusive or of side and answer; in no suite."""
+    things = _some_unique(scene, rng, 2)
+    if things is None:
+        return None
+    first, second = things
+    words = ("left", "right") if rng.integers(2) else ("above", "below")
+    name = "left of" if words[0] == "left" else "above"
+    lead = _SIDES[name](first, second)
+    if lead == 0:
+        return None
+    ending = " of" if words[0] == "left" else ""
+    text = f"Is the {first.name} {words[0]} or {words[1]}{ending} the {second.name}?"
+    return text, words[0] if lead > 0 else words[1]
+
+
 def half(scene: Scene, rng: np.random.Generator, yes: bool | None = None):
     """ "Is the star in the left half of the picture?": where one thing is."""
     things = _some_unique(scene, rng)
@@ -403,6 +419,7 @@ QUESTIONS: dict[str, tuple[Callable, str]] = {
     "half": (half, SHORT_TAIL),
     "relation": (relation, SHORT_TAIL),
     "where": (where, SHORT_TAIL),
+    "side": (side, SHORT_TAIL),
     "count": (count, SHORT_TAIL),
     "is_count": (is_count, SHORT_TAIL),
     "same_colour": (same_colour, SHORT_TAIL),
