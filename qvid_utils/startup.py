@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -64,6 +65,10 @@ def _quiet() -> None:
     """No progress bars and no fork warning from the model libraries, imported already or not."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Without ipywidgets the notebook bar warns that it cannot be drawn; nobody is to see one here.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tqdm.auto  # noqa: F401
     # Read at import: too late for a library that is there already, which is asked instead.
     if "transformers" in sys.modules:
         sys.modules["transformers"].utils.logging.disable_progress_bar()

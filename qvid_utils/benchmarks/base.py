@@ -1,0 +1,229 @@
+"""A suite of questions, and how each kind of benchmark turns answers into its published numbers.
+
+A scorer turns per-question records into metrics, the headline first. All are in percent, except
+MME's points. Every metric is a sum of ratios of sums over questions (`Ratio`), which gives its
+value and its standard error over pictures by the same two lines.
+"""
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+REQUIRED = ("id", "picture", "image", "question", "answer", "kind", "split", "group")
+
+
+class Ratio(NamedTuple):
+    """One part of a metric: scale · Σ top / Σ bottom; top and bottom have one entry a question."""
+
+    scale: float
+    top: np.ndarray
+    bottom: np.ndarray
+
+    @property
+    def value(self) -> float:
+        """0 where the bottom is: no question, or for F1 nobody says yes and nothing is there."""
+        return self.scale * self.top.sum() / (self.bottom.sum() or 1)
+
+    @property
+    def pull(self) -> np.ndarray:
+        """What each question adds to the value's error, to first order: (n,), sums to 0."""
+        share = self.top.sum() / (self.bottom.sum() or 1)
+        return self.scale * (self.top - share * self.bottom) / (self.bottom.sum() or 1)
+
+
+Metrics = dict[str, list[Ratio]]
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """Questions with their pictures; `metric` names the scorer, `stands_for` the published kin.
+
+    samples: one row a question, columns `REQUIRED` at least. picture: questions of one picture
+    share it (resampled together); group: a pair or the rotations of one question, "" for neither.
+    Raises ValueError for a missing column, an unknown metric, no question, or an id that is double.
+    """
+
+    name: str
+    stands_for: str
+    metric: str
+    samples: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        missing = [column for column in REQUIRED if column not in self.samples]
+        if missing:
+            raise ValueError(
+                f"suite {self.name!r} lacks the columns {missing}; a suite has {list(REQUIRED)}"
+            )
+        if self.metric not in SCORERS:
+            raise ValueError(
+                f"suite {self.name!r} wants the metric {self.metric!r}; known: {sorted(SCORERS)}"
+            )
+        ids = self.samples["id"]
+        if not len(ids) or ids.duplicated().any():
+            wrong = f"the id {ids[ids.duplicated()].iloc[0]!r} twice" if len(ids) else "no question"
+            raise ValueError(f"suite {self.name!r} has {wrong}; each question stands there once")
+
+    @property
+    def _groups(self) -> pd.Series:
+        """The pair or rotation of each question; a question without one is its own group."""
+        group = self.samples["group"]
+        return group.where(group != "", self.samples["id"])
+
+    def head(self, limit: int | None, seed: int = 0) -> "Suite":
+        """`limit` questions drawn by seed, pairs and rotations kept whole; all of them for None.
+
+        Groups are drawn one after another until the limit is reached, so that a paired or circular
+        metric still has its pairs; the last group may carry the count a few questions over.
+        """
+        if limit is None or limit >= len(self.samples):
+            return self
+        if limit < 1:
+            raise ValueError(f"limit={limit}: give at least 1 question, or None for all")
+        order = np.random.default_rng(seed).permutation(self._groups.unique())
+        sizes = self._groups.value_counts()[order].cumsum()
+        chosen = order[: int(np.searchsorted(sizes.to_numpy(), limit)) + 1]
+        return self._part(self._groups.isin(chosen))
+
+    def only(self, ids: Iterable[str]) -> "Suite":
+        """The questions with these ids. ValueError for an unknown id, and for half a pair."""
+        ids = set(ids)
+        unknown = sorted(ids - set(self.samples["id"]))
+        if unknown:
+            raise ValueError(f"suite {self.name!r} has no question {unknown[0]!r}")
+        chosen = self.samples["id"].isin(ids)
+        torn = self._groups[self._groups.isin(self._groups[chosen]) & ~chosen]
+        if len(torn):
+            raise ValueError(
+                f"suite {self.name!r}: only part of {torn.iloc[0]!r} is there; its metric "
+                f"{self.metric!r} counts whole pairs and rotations"
+            )
+        return self if chosen.all() else self._part(chosen)
+
+    def _part(self, rows: pd.Series) -> "Suite":
+        samples = self.samples[rows].reset_index(drop=True)
+        return Suite(self.name, self.stands_for, self.metric, samples)
+
+
+def picture(cell: dict, sample: str) -> Image.Image:
+    """The picture of a parquet cell {"bytes", "path"}; a broken one: ValueError with the id."""
+    try:
+        return Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
+    except (OSError, KeyError, TypeError) as cause:
+        raise ValueError(f"sample {sample!r}: its picture cannot be read ({cause})") from cause
+
+
+def right(prediction: str, answer: str) -> bool:
+    """Whether an answer is the right word; case and space around it do not count."""
+    return prediction.strip().lower() == answer.strip().lower()
+
+
+def accuracy(records: pd.DataFrame) -> Metrics:
+    """Share of right answers, in % (GQA, TextVQA's single words, ScienceQA's letters)."""
+    return {"accuracy": [_mean(_right(records))]}
+
+
+def pope(records: pd.DataFrame) -> Metrics:
+    """POPE: F1 of "yes", mean over its splits (random, popular, adversarial), and accuracy; in %.
+
+    Source: POPE (Li et al., 2023); LLaVA-1.5 reports the mean F1 of the three splits. An answer
+    that is neither word is a miss here, where POPE's own script reads all that is not "no" as yes.
+    """
+    said = records["prediction"].str.strip().str.lower().eq("yes").to_numpy(float)
+    truth = records["answer"].str.lower().eq("yes").to_numpy(float)
+    names = sorted(records["split"].unique())
+    parts = [records["split"].eq(name).to_numpy(float) for name in names]
+    f1 = [Ratio(100 / len(parts), 2 * said * truth * p, (said + truth) * p) for p in parts]
+    return {"f1": f1, **accuracy(records)}
+
+
+COGNITION = ("reasoning",)
+
+
+def mme(records: pd.DataFrame) -> Metrics:
+    """MME's points: per category, accuracy + accuracy over pairs ("acc+"), 200 at most.
+
+    Source: MME (Fu et al., 2023). Five categories here, so 1,000 points at most in all; perception
+    and cognition are their two sums, left out where none of their categories was asked.
+    """
+    hits, (both, first) = _right(records), _whole(records)
+    perception, cognition = [], []
+    for category in sorted(records["split"].unique()):
+        part = records["split"].eq(category).to_numpy(float)
+        points = [Ratio(100, hits * part, part), Ratio(100, both * part, first * part)]
+        (cognition if category in COGNITION else perception).extend(points)
+    sums = {"points": perception + cognition, "perception": perception, "cognition": cognition}
+    return {name: part for name, part in sums.items() if part} | accuracy(records)
+
+
+def circular(records: pd.DataFrame) -> Metrics:
+    """MMBench's CircularEval, in %: a question counts when right under all its option orders."""
+    return {"circular": [Ratio(100, *_whole(records))], **accuracy(records)}
+
+
+def _right(records: pd.DataFrame) -> np.ndarray:
+    pairs = zip(records["prediction"], records["answer"], strict=True)
+    return np.array([right(*pair) for pair in pairs], dtype=float)
+
+
+def _mean(values: np.ndarray) -> Ratio:
+    return Ratio(100, values, np.ones(len(values)))
+
+
+def _whole(records: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """On the first question of each group whether all of it is right, and where that is: (n,)."""
+    every = pd.Series(_right(records)).groupby(records["group"].to_numpy()).transform("min")
+    first = ~records["group"].duplicated().to_numpy()
+    return every.to_numpy() * first, first.astype(float)
+
+
+SCORERS: dict[str, Callable[[pd.DataFrame], Metrics]] = {
+    "accuracy": accuracy,
+    "pope": pope,
+    "mme": mme,
+    "circular": circular,
+}
+
+
+def metrics(suite: Suite, records: pd.DataFrame) -> Metrics:
+    """The suite's metrics over its records, as ratios; records in the order of their samples.
+
+    Raises ValueError where records are missing or double: a metric over part of a suite is another.
+    """
+    if sorted(records["sample"]) != sorted(suite.samples["id"]):
+        raise ValueError(
+            f"suite {suite.name!r} has {len(suite.samples)} samples, the records hold "
+            f"{len(records)} ({records['sample'].nunique()} different); score needs each once"
+        )
+    return SCORERS[suite.metric](records)
+
+
+def score(suite: Suite, records: pd.DataFrame) -> dict[str, float]:
+    """The suite's metrics over per-question records, the headline first."""
+    return {name: value_of(ratios) for name, ratios in metrics(suite, records).items()}
+
+
+def value_of(ratios: list[Ratio]) -> float:
+    """A metric's value: the sum of its ratios."""
+    return float(sum(ratio.value for ratio in ratios))
+
+
+def pull_of(ratios: list[Ratio], pictures) -> pd.Series:
+    """What each picture adds to a metric's error, to first order; one entry a picture."""
+    total = np.sum([ratio.pull for ratio in ratios], axis=0)
+    return pd.Series(total).groupby(np.asarray(pictures)).sum()
+
+
+def error_of(pull: pd.Series) -> float:
+    """Standard error over pictures, √(G/(G-1) · Σ pull²) for G pictures; NaN for a single one.
+
+    For a mean of questions with a picture each this is the standard deviation (n-1) over √n. It
+    takes the pictures as drawn at random and the metric as smooth: few pictures, or an F1 near its
+    end, make it too small.
+    """
+    number = len(pull)
+    return float(np.sqrt(number / (number - 1) * np.square(pull).sum())) if number > 1 else np.nan

@@ -1,0 +1,351 @@
+"""From per-question records to what a table or a figure shows: metrics, averages, differences.
+
+Records are those of `runner.evaluate`. All errors and intervals are over pictures: questions about
+one picture are not independent, and stay together.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .. import results
+from ..methods import method as find_method
+from ..results import AVERAGE, FULL
+from .base import Metrics, Suite, error_of, metrics, pull_of, value_of
+
+__all__ = [
+    "CELL", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
+    "defaults", "differences", "normalised", "says_something", "summary",
+]  # fmt: skip
+
+CELL = ["method", "variant", "keep", "layer", "rank"]  # what names a cell
+POINTS = ("points", "perception", "cognition")  # MME counts points, all else is in percent
+#: The two halves of MME, where a table prints them apart.
+HALVES = {"perception": "MME-P", "cognition": "MME-C"}
+SAYS = 15.0  # accuracy points that chance must cost at a ninth of the tokens, or a suite is mute
+NINTH = 9
+
+
+def _cells(records: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
+    for labels, part in records.groupby(CELL, dropna=False, sort=False):
+        yield dict(zip(CELL, labels, strict=True)), part
+
+
+def _of(suite: Suite, records: pd.DataFrame) -> Suite:
+    """The suite's questions that were asked; all cells must have been asked the same ones."""
+    return suite.only(records.loc[records["suite"] == suite.name, "sample"])
+
+
+def _measured(records: pd.DataFrame, suites: Sequence[Suite]):
+    """(cell, suite, its records, its metrics), one suite after the other."""
+    asked = [_of(suite, records) for suite in suites]
+    for labels, part in _cells(records):
+        for suite in asked:
+            mine = part[part["suite"] == suite.name]
+            yield labels, suite, mine, metrics(suite, mine)
+
+
+def summary(
+    records: pd.DataFrame, suites: Sequence[Suite], table: str = "tiny_llava", seed: int = 0
+) -> pd.DataFrame:
+    """Every metric of every suite and cell as long rows of the results schema, with its error.
+
+    The headline of a suite comes first, and all suites have "accuracy". stderr is over pictures.
+    Raises ValueError where a cell was not asked all the questions that another was asked.
+    """
+    rows = []
+    for labels, suite, part, found in _measured(records, suites):
+        for metric, ratios in found.items():
+            unit = "points" if metric in POINTS else "%"
+            error = error_of(pull_of(ratios, part["picture"]))
+            row = {"benchmark": suite.name, "metric": metric, "value": value_of(ratios)}
+            rows.append(_row(labels, part, table, seed) | row | {"unit": unit, "stderr": error})
+    return results.tidy(pd.DataFrame(rows))
+
+
+def _row(labels: dict, part: pd.DataFrame, table: str, seed: int) -> dict:
+    labels = {k: None if pd.isna(v) else v for k, v in labels.items()}
+    if labels["method"] == FULL:
+        labels["keep"] = round(part["mean_tokens"].mean())
+    return labels | {
+        "table": table,
+        "model": "tiny/llava",
+        "mean_tokens": round(part["mean_tokens"].mean(), 6),
+        "n": len(part),
+        "seed": seed,
+        "device": "cpu",
+        "dtype": "float32",
+        "source": "measured",
+    }
+
+
+def headlines(suites: Sequence[Suite], halves: bool = False) -> list[tuple[str, str, str]]:
+    """(suite, metric, benchmark) of each printed column; `halves`: MME's two sums apart."""
+    names = {"accuracy": "accuracy", "pope": "f1", "mme": "points", "circular": "circular"}
+    columns = []
+    for suite in suites:
+        if halves and suite.metric == "mme":
+            columns += [(suite.name, part, name) for part, name in HALVES.items()]
+        else:
+            columns.append((suite.name, names[suite.metric], suite.stands_for))
+    return columns
+
+
+def normalised(
+    records: pd.DataFrame,
+    suites: Sequence[Suite],
+    *,
+    halves: bool = False,
+    table: str = "tiny_llava",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The papers' Avg with its standard error: mean over suites of value / value unpruned, in %.
+
+    One row per cell, as `results.normalised` gives it. The error, to first order, knows that the
+    unpruned model answers the same questions, and that suites share pictures.
+    """
+    columns = headlines(suites, halves)
+    cells: dict[tuple, tuple[dict, list, dict[str, Metrics]]] = {}
+    for labels, suite, part, found in _measured(records, suites):
+        key = tuple(str(value) for value in labels.values())
+        _, parts, mine = cells.setdefault(key, (labels, [], {}))
+        parts.append(part)
+        mine[suite.name] = {m: (value_of(r), pull_of(r, part["picture"])) for m, r in found.items()}
+    full = next((mine for labels, _, mine in cells.values() if labels["method"] == FULL), None)
+    if full is None:
+        raise ValueError(f"no records of method '{FULL}': nothing to take a share of")
+    rows = []
+    for labels, parts, mine in cells.values():
+        shares, pull = [], pd.Series(dtype=float)
+        for name, metric, benchmark in columns:
+            if metric not in mine[name]:
+                raise ValueError(f"no question of {benchmark} was asked: ask more of {name}")
+            (value, own), (whole, its) = mine[name][metric], full[name][metric]
+            if whole <= 0:
+                raise ValueError(f"the full model scores 0 on {benchmark}: nothing to normalise by")
+            shares.append(100 * value / whole)
+            change = 100 / whole * (own - value / whole * its) / len(columns)
+            pull = pull.add(change, fill_value=0.0)
+        row = _row(labels, pd.concat(parts), table, seed)
+        rows.append(row | {"benchmark": AVERAGE, "metric": "normalised", "unit": "%",
+                           "value": float(np.mean(shares)), "stderr": error_of(pull)})  # fmt: skip
+    return results.tidy(pd.DataFrame(rows))
+
+
+def beside(
+    records: pd.DataFrame,
+    suites: Sequence[Suite],
+    table: int | str,
+    live: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """`results.beside_paper` over the benchmarks that both sides have, Avg with its error.
+
+    The paper's Avg is the printed one where we have all of its benchmarks, else it is taken anew
+    over the common ones. live: records of a run on fewer questions; its values follow in columns
+    of their own, named live. Records may hold several variants only where the table tells them
+    apart (rank, layer): filter before.
+    """
+    theirs = results.paper(table)
+    printed = [b for b in dict.fromkeys(theirs["benchmark"]) if b != AVERAGE]
+    halves = HALVES["perception"] in printed
+    wanted = [suite for suite in suites if _prints(suite, printed)]
+    common = [benchmark for *_, benchmark in headlines(wanted, halves)]
+    rows = theirs[theirs["benchmark"].isin(common)]
+    label = AVERAGE if len(common) == len(printed) else f"{AVERAGE} over common"
+    average = theirs[theirs["benchmark"] == AVERAGE] if label == AVERAGE else None
+    average = results.normalised(rows) if average is None else average
+    rows = pd.concat([rows, average.assign(benchmark=label)])
+    sides = [
+        results.beside_paper(_printed(each, wanted, halves, label), rows)
+        for each in (records, live)
+        if each is not None
+    ]
+    if live is None:
+        return sides[0]
+    keys = ["method", "budget_pct", "layer", "rank", "benchmark"]
+    new = {c: f"live{c.removeprefix('measured')}" for c in sides[1] if c.startswith("measured")}
+    new |= {"stderr": "live_stderr", "n": "live_n"}
+    return sides[0].merge(sides[1][[*keys, *new]].rename(columns=new), on=keys, how="left")
+
+
+def _prints(suite: Suite, printed: list[str]) -> bool:
+    return suite.stands_for in printed or (
+        suite.metric == "mme" and HALVES["perception"] in printed
+    )
+
+
+def _printed(
+    records: pd.DataFrame, suites: Sequence[Suite], halves: bool, label: str
+) -> pd.DataFrame:
+    """The headline rows and Avg, under the names that the paper's table gives its columns."""
+    long = summary(records, suites)
+    parts = []
+    for name, metric, benchmark in headlines(suites, halves):
+        rows = long[(long["benchmark"] == name) & (long["metric"] == metric)]
+        parts.append(rows.replace({"benchmark": {name: benchmark}}) if metric in HALVES else rows)
+    average = normalised(records, suites, halves=halves).assign(benchmark=label)
+    return pd.concat([*parts, average], ignore_index=True)
+
+
+# ---------------------------------------------------------------- what may be concluded
+
+
+def says_something(records: pd.DataFrame, least: float = SAYS) -> pd.DataFrame:
+    """Whether a suite can tell rules apart at a layer: does chance at 1/9 cost at least 15 points?
+
+    Where it costs less, the model has read the picture before the cut, and every rule looks good.
+    One row per layer and suite: n, full and random (accuracy in %, the score of single questions),
+    loss in points with its stderr over pictures, `speaks`. Raises ValueError without records of the
+    full model and of `random` at a ninth of its tokens.
+    """
+    full = records[records["method"] == FULL].set_index("sample")
+    ninth = round(full["mean_tokens"].mean() / NINTH) if len(full) else 0
+    chance = records[(records["method"] == "random") & (records["keep"] == ninth)]
+    if chance.empty:
+        raise ValueError(
+            f"says_something compares the full model with random at 1/{NINTH} of its tokens: "
+            f"records of 'full' and of 'random' at keep={ninth or '?'} are needed"
+        )
+    rows = []
+    for (layer, suite), part in chance.groupby(["layer", "suite"], sort=False):
+        own = full.loc[part["sample"]]
+        lost = 100 * (own["score"].to_numpy() - part["score"].to_numpy())
+        pull = pd.Series((lost - lost.mean()) / len(lost)).groupby(own["picture"].to_numpy()).sum()
+        rows.append({
+            "layer": layer, "suite": suite, "n": len(part), "full": 100 * own["score"].mean(),
+            "random": 100 * part["score"].mean(), "loss": lost.mean(), "stderr": error_of(pull),
+            "speaks": bool(lost.mean() >= least),
+        })  # fmt: skip
+    return pd.DataFrame(rows).sort_values("layer", kind="stable", ignore_index=True)
+
+
+def averages(
+    records: pd.DataFrame, suites: Sequence[Suite], speaking: Iterable[str]
+) -> pd.DataFrame:
+    """Avg of every cell over all suites, and over the speaking ones alone, in % of the full model.
+
+    Columns: the cell, mean_tokens, all, all_stderr, speaking, speaking_stderr, n (questions of all
+    suites). Without a speaking suite these two are empty: nothing is concluded there.
+    """
+    names = set(speaking)
+    kept = ["value", "stderr"]
+    every = normalised(records, suites)
+    frame = every[[*CELL, "mean_tokens", *kept, "n"]]
+    frame = frame.rename(columns={"value": "all", "stderr": "all_stderr"})
+    loud = [suite for suite in suites if suite.name in names]
+    part = normalised(records, loud)[kept] if loud else pd.DataFrame(np.nan, every.index, kept)
+    frame.insert(frame.columns.get_loc("n"), "speaking", part["value"])
+    frame.insert(frame.columns.get_loc("n"), "speaking_stderr", part["stderr"])
+    return frame
+
+
+def averages_by_layer(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
+    """`averages` for every layer of a cut, with the suites that say something at that layer.
+
+    A column more: `loud`, how many suites say something there. The full model is left out.
+    """
+    says, frames = says_something(records), []
+    for layer, part in says.groupby("layer"):
+        loud = part.loc[part["speaks"], "suite"]
+        mine = records[(records["layer"] == layer) | (records["method"] == FULL)]
+        found = averages(mine, suites, loud)
+        frames.append(found[found["method"] != FULL].assign(loud=len(loud)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
+    """What `beside` gives, as a table to read: a line per budget and cell, columns by benchmark.
+
+    Under each benchmark paper and measured (of all questions); under Avg also its standard error
+    and, where there is one, the live run.
+    """
+    head = ["budget_pct", "method", *(k for k in ("layer", "rank") if joined[k].notna().any())]
+    lines: dict[tuple, dict] = {}
+    for row in joined.to_dict("records"):
+        key = tuple(None if pd.isna(row[k]) else row[k] for k in head)
+        line = lines.setdefault(key, {(k, ""): v for k, v in zip(head, key, strict=True)})
+        average = row["benchmark"].startswith(AVERAGE)
+        for column, title in SHOWN.items():
+            found = next((c for c in (column, f"{column}_pct_of_full") if c in row), None)
+            if found and (average or title in ("paper", "measured", "difference")):
+                line[(row["benchmark"], title)] = row[found]
+    frame = pd.DataFrame(list(lines.values()))
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
+    return frame
+
+
+#: Columns of `beside` in a table to read, with their titles.
+SHOWN = {
+    "paper": "paper", "measured": "measured", "difference": "difference", "stderr": "±", "n": "n",
+    "live": "live", "live_stderr": "live ±", "live_n": "live n",
+}  # fmt: skip
+
+
+def defaults(records: pd.DataFrame) -> pd.DataFrame:
+    """The records of the full model and of every method as it is by default, at any layer."""
+    return records[_default(records)]
+
+
+def _default(records: pd.DataFrame) -> pd.Series:
+    names = [name for name in records["method"].unique() if name != FULL]
+    ranks = {name: find_method(name).params.get("rank") for name in names}
+    usual = records["method"].map(ranks).astype("float64")
+    same = (records["rank"] == usual) | (records["rank"].isna() & usual.isna())
+    return (records["variant"] == "") & same
+
+
+def differences(
+    records: pd.DataFrame, suites: Sequence[str], method: str = "qvid", seed: int = 0
+) -> pd.DataFrame:
+    """`method`, as it is by default, minus every other cell of the same budget, in accuracy points.
+
+    records: at one layer; suites: names. Paired over questions, bootstrapped over pictures: the
+    cell, difference, low and high (95 %), n, pictures. Raises ValueError where a budget has no cell
+    of the method with its defaults, or two.
+    """
+    asked = records[records["suite"].isin(list(suites)) & (records["method"] != FULL)]
+    rows = []
+    for keep, part in asked.groupby("keep", sort=False):
+        mine = (part["method"] == method) & _default(part)
+        ours = part[mine].set_index("sample")
+        if ours.index.duplicated().any() or ours.empty:
+            raise ValueError(f"differences needs one cell of {method!r} at keep={keep}")
+        for labels, other in _cells(part[~mine]):
+            theirs = other.set_index("sample")["score"].loc[ours.index]
+            found = results.paired_bootstrap(
+                100 * ours["score"], 100 * theirs, groups=ours["picture"], seed=seed
+            )
+            rows.append(
+                labels
+                | dict(zip(("difference", "low", "high"), found, strict=True))
+                | {"n": len(ours), "pictures": ours["picture"].nunique()}
+            )
+    return pd.DataFrame(rows)
+
+
+def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
+    """Whether a run on some questions agrees with the stored one on all of them, cell by cell.
+
+    live, stored: accuracy in %, each on its own questions; bound: four standard errors of the live
+    one over pictures, at least the weight of one question (some sixty cells are looked at, so two
+    would be too few); within: |live - stored| <= bound; same: share of equal answers, in %, on the
+    questions that both were asked. Cells that were not stored are left out.
+    """
+    keys = ["sample", *CELL]
+    both = live.merge(stored[[*keys, "prediction"]], on=keys, suffixes=("", "_stored"))
+    both["same"] = both["prediction"] == both["prediction_stored"]
+    known = stored.groupby(CELL, dropna=False, sort=False)["score"].mean().mul(100)
+    known = known.rename("stored").reset_index()
+    rows = []
+    for labels, part in _cells(both):
+        score = 100 * part["score"]
+        pull = ((score - score.mean()) / len(score)).groupby(part["picture"].to_numpy()).sum()
+        bound = max(4 * error_of(pull), 100 / len(part))
+        rows.append(labels | {"n": len(part), "live": score.mean(), "bound": bound,
+                              "same": 100 * part["same"].mean()})  # fmt: skip
+    frame = pd.DataFrame(rows, columns=[*CELL, "n", "live", "bound", "same"])
+    frame = frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
+    frame = frame.merge(known, on=CELL, how="left")
+    frame["within"] = (frame["live"] - frame["stored"]).abs() <= frame["bound"]
+    return frame
