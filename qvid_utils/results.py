@@ -463,7 +463,9 @@ def _average(side, names, label):
 def _percent_of_full(side, printed=False):
     """Values and their errors in % of the unpruned model; what is `RELATIVE` already stays.
 
-    A number whose unpruned value the paper does not print becomes empty; ours must have one.
+    A number whose unpruned value the paper does not print becomes empty; ours must have one. The
+    errors are those of the pruned value alone, the unpruned one taken as known; its own share is
+    100 without an error. `paired_bootstrap` gives the interval of a difference.
     """
     full = side[side.method == FULL].set_index(["benchmark", "metric"]).value.to_dict()
     scale = []
@@ -481,7 +483,8 @@ def _percent_of_full(side, printed=False):
                 f"for {row.benchmark} ({row.metric}), so nothing to take a share of"
             )
     unit = side.unit.where(side.metric.isin(RELATIVE), "% of full")
-    return side.assign(value=side.value * scale, stderr=side.stderr * scale, unit=unit)
+    errors = (side.stderr * scale).where((side.method != FULL) | side.metric.isin(RELATIVE))
+    return side.assign(value=side.value * scale, stderr=errors, unit=unit)
 
 
 def _in_order(both, theirs, ours):

@@ -1,9 +1,12 @@
 """The training code: packed attention is exact, stages resume, grounding tells the truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import LlavaForConditionalGeneration
 
 from qvid_utils.tiny import architecture, train, world
 
@@ -60,22 +63,18 @@ def test_patch_labels_lie_under_the_thing():
 
 
 def test_a_killed_training_resumes_with_the_same_weights(tmp_path):
-    """Six alignment-sized steps in one go, and in two halves with a stop between them."""
-    from dataclasses import replace
-
-    from transformers import LlavaForConditionalGeneration
+    """Four language steps in one go, and in two halves, the second from a fresh model."""
+    sizes = {"language": 4, "pictures": 2, "questions": 2, "ground_layer": 1, "save": 2}
+    preset = replace(train.Preset(), **sizes)
 
     def run(folder, stops):
-        torch.manual_seed(0)
-        config = architecture.llava_config()
-        config.text_config.num_hidden_layers = 2
-        model = LlavaForConditionalGeneration(config)
-        model.model.vision_tower.requires_grad_(False)
-        preset = replace(
-            train.Preset(), language=4, pictures=2, questions=2, ground_layer=1, save=2
-        )
         folder.mkdir()
         for stop in stops:
+            torch.manual_seed(0)
+            config = architecture.llava_config()
+            config.text_config.num_hidden_layers = 2
+            model = LlavaForConditionalGeneration(config)
+            model.model.vision_tower.requires_grad_(False)
             train.train_language(model, preset, 0, folder, torch.device("cpu"), until=stop)
         return model.state_dict()
 

@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
+    CLIPProcessor,
     CLIPTextConfig,
     CLIPVisionConfig,
     LlamaConfig,
@@ -50,13 +51,31 @@ def vocabulary() -> list[str]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer: a word, a mark, or an option label ("A.") is one token."""
-    words = {word: i for i, word in enumerate(vocabulary())}
+    """LLaVA's tokenizer: a word, a mark, or an option label ("A.") is one token; pads left."""
+    image = {"extra_special_tokens": {"image_token": IMAGE}}
+    return _tokenizer(vocabulary(), "<s> $A", padding_side="left", model_max_length=2048, **image)
+
+
+def clip_vocabulary() -> list[str]:
+    """The words without the picture's placeholder. The end has id 3 and not 2: at 2, transformers
+    takes a CLIP config for an old one and reads the text at its highest id, not at its end."""
+    return ["<pad>", "<unk>", "<s>", "</s>", *vocabulary()[len(SPECIAL) :]]
+
+
+def clip_tokenizer() -> PreTrainedTokenizerFast:
+    """The text tower's tokenizer: the same words between "<s>" and "</s>"; pads right."""
+    return _tokenizer(clip_vocabulary(), "<s> $A </s>", padding_side="right", model_max_length=64)
+
+
+def _tokenizer(vocabulary: list[str], form: str, **options) -> PreTrainedTokenizerFast:
+    words = {word: i for i, word in enumerate(vocabulary)}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     pattern = Regex(r"<[a-z/]+>|USER:|ASSISTANT:|\b[A-D]\.|[\w']+|[^\w\s]")
     core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
     core.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", words["<s>"])]
+        single=form,
+        pair=form + " $B",
+        special_tokens=[(mark, words[mark]) for mark in ("<s>", "</s>")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -64,10 +83,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": IMAGE},
-        padding_side="left",
-        model_max_length=2048,
         clean_up_tokenization_spaces=False,
+        **options,
     )
 
 
@@ -93,9 +110,13 @@ def processor() -> LlavaProcessor:
     )
 
 
+def clip_processor() -> CLIPProcessor:
+    return CLIPProcessor(image_processor(), clip_tokenizer())
+
+
 def clip_config() -> CLIPConfig:
     """Vision tower of seven layers (six feed LLaVA), text tower of two; they meet in 64 numbers."""
-    ids = {word: i for i, word in enumerate(vocabulary())}
+    ids = {word: i for i, word in enumerate(clip_vocabulary())}
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=256,

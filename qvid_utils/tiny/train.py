@@ -4,6 +4,7 @@ The stages are those of real LLaVA:
 
 1. *Tower*: the CLIP pair. Captions against pictures (contrastive, through the class token), and
    what lies under each patch (dense labels, read linearly from the layer that LLaVA reads).
+   Then the text tower goes on alone, on captions and questions, while the pictures' side stays.
 2. *Alignment*: projector and word embeddings, so that a projected patch points at its words.
 3. *Language model*: questions about pictures. One sequence holds a picture and many questions, each
    of which sees the picture and itself only. Besides the answers, the words of a question that name
@@ -48,6 +49,8 @@ class Preset:
 
     tower: int = 1200
     tower_batch: int = 64
+    text: int = 1000
+    text_batch: int = 128
     align: int = 300
     language: int = 2800
     pictures: int = 16
@@ -293,8 +296,7 @@ def train_tower(clip: CLIPModel, preset: Preset, seed: int, folder: Path, device
     modules = {"clip": clip, "dense": dense, "whole": whole}
     optimiser = optimisers(modules, 1e-3, muon=False)
     parts = {**modules, "adamw": optimiser[0]}
-    checkpoint, tok = Checkpoint(folder, "tower"), architecture.tokenizer()
-    tok.padding_side = "right"
+    checkpoint, tok = Checkpoint(folder, "tower"), architecture.clip_tokenizer()
     rows = torch.arange(SIDE).repeat_interleave(SIDE).to(device) // 2
     columns = torch.arange(SIDE).repeat(SIDE).to(device) // 2
     sizes = [NONE + 1, len(COLOUR_NAMES) + 1, world.BOARD, world.BOARD]
@@ -302,7 +304,7 @@ def train_tower(clip: CLIPModel, preset: Preset, seed: int, folder: Path, device
     for step in bar:
         rng = generator(seed, 1, step)
         scenes, pixels = pictures(rng, preset.tower_batch)
-        words = tok([caption(s, rng) + " </s>" for s in scenes], padding=True, return_tensors="pt")
+        words = tok([caption(s, rng) for s in scenes], padding=True, return_tensors="pt")
         kinds, colours = (labels.to(device) for labels in patch_labels(scenes))
         set_rate(optimiser, 1e-3, step, preset.tower, 100)
         with autocast(device):
@@ -334,6 +336,41 @@ def train_tower(clip: CLIPModel, preset: Preset, seed: int, folder: Path, device
             )
         if (step + 1) % 100 == 0:
             checkpoint.save(step + 1, parts)
+
+
+def train_text(clip: CLIPModel, preset: Preset, seed: int, folder: Path, device) -> None:
+    """Stage 1, second half. Loss: contrastive; the vision tower stays, for LLaVA reads it."""
+    clip.vision_model.requires_grad_(False)
+    modules = {"clip": clip}
+    optimiser = optimisers(modules, 1e-3, muon=False)
+    parts = {**modules, "adamw": optimiser[0]}
+    checkpoint, tok = Checkpoint(folder, "text"), architecture.clip_tokenizer()
+    bar = trange(checkpoint.load(parts), preset.text, desc="text tower", mininterval=10)
+    for step in bar:
+        rng = generator(seed, 4, step)
+        scenes, pixels = pictures(rng, preset.text_batch)
+        said = [caption(s, rng) if rng.random() < 0.6 else asked(s, rng) for s in scenes]
+        words = tok(said, padding=True, return_tensors="pt").to(device)
+        set_rate(optimiser, 1e-3, step, preset.text, 100)
+        with autocast(device):
+            out = clip(pixel_values=pixels.to(device), **words, return_loss=True)
+        step_all(out.loss, optimiser, modules)
+        if step % 20 == 0:
+            match = out.logits_per_image.argmax(1) == torch.arange(len(scenes), device=device)
+            bar.set_postfix_str(f"clip {out.loss:.2f} match {match.float().mean():.2f}")
+        if (step + 1) % 100 == 0:
+            checkpoint.save(step + 1, parts)
+    clip.vision_model.requires_grad_(True)
+
+
+def asked(scene: world.Scene, rng: np.random.Generator) -> str:
+    """A question about the scene without its answer format: what a text tower is asked to match."""
+    while True:
+        question = world.ask(
+            str(rng.choice(["colour", "is_colour", "shape", "letter"])), scene, rng
+        )
+        if question is not None:
+            return question.text.removesuffix(world.SHORT_TAIL).strip()
 
 
 def step_all(loss: Tensor, optimiser: list, modules: dict[str, nn.Module]) -> None:
@@ -460,6 +497,7 @@ def train(preset: Preset, seed: int, folder: Path, out: Path, device: torch.devi
     clip = CLIPModel(architecture.clip_config()).to(device)
     model = LlavaForConditionalGeneration(architecture.llava_config()).to(device)
     train_tower(clip, preset, seed, folder, device)
+    train_text(clip, preset, seed, folder, device)
     model.model.vision_tower.load_state_dict(vision_state(clip, model))
     model.model.vision_tower.requires_grad_(False)
     align(model, preset, seed, folder, device)
@@ -482,8 +520,7 @@ def save(model: LlavaForConditionalGeneration, clip: CLIPModel, out: Path) -> No
     model.to(torch.bfloat16).save_pretrained(out / "llava")
     processor.save_pretrained(out / "llava")
     clip.to(torch.bfloat16).save_pretrained(out / "clip")
-    processor.image_processor.save_pretrained(out / "clip")
-    processor.tokenizer.save_pretrained(out / "clip")
+    architecture.clip_processor().save_pretrained(out / "clip")
     for weights in out.glob("*/model.safetensors"):
         weights.chmod(0o644)  # the library writes them for their owner only
 
