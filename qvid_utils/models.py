@@ -14,9 +14,11 @@ import torch
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from .families import FAMILIES, Unavailable, remember
+from .families.base import REFUSED
+from .families.processors import processor_from
 from .paths import DATA
 
 __all__ = ["ATTENTION", "EMBEDDED", "LoadError", "load"]
@@ -44,7 +46,8 @@ def load(
     dtype: default float32 on the CPU, elsewhere the checkpoint's own; device: default the CPU for
     embedded models, else a GPU where there is one; attention: one of ATTENTION; revision: of a hub
     id. The processor pads on the left, and `pruned` finds the question with its chat template.
-    Raises LoadError with one sentence where the checkpoint is missing, broken or of another kind,
+    Raises LoadError with one sentence where the checkpoint is missing, broken, of another kind or
+    larger than the memory that is free,
     Unavailable where the kernel is not installed, ValueError for a bad argument.
     """
     if attention not in ATTENTION:
@@ -65,7 +68,8 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
         _check_type(source, config.model_type)
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **where)
+        _check_memory(source, config, dtype, device)
+        processor = processor_from(source, config, **where)
         model, info = AutoModelForImageTextToText.from_pretrained(
             source,
             dtype=dtype,
@@ -163,7 +167,51 @@ def _check_safetensors(file: Path) -> None:
         raise LoadError(f"{file} is truncated: {size} of {wanted} bytes; copy it again")
 
 
+def _check_memory(source: str, config: Any, dtype: torch.dtype | str, device: torch.device) -> None:
+    """LoadError where the weights alone are more than what is free, before they are read."""
+    with torch.device("meta"):  # shapes without numbers
+        shapes = AutoModelForImageTextToText.from_config(config)
+    count = sum(p.numel() for p in shapes.parameters())
+    if dtype == "auto":
+        dtype = getattr(config, "dtype", None) or torch.float32
+    need, free = count * dtype.itemsize, _free_memory(device)
+    if free is None or need <= free:
+        return
+    half = count * torch.bfloat16.itemsize
+    fits = half <= free and dtype.itemsize > torch.bfloat16.itemsize
+    raise LoadError(
+        f"{source} needs about {need / 2**30:.1f} GiB on {device} in {str(dtype)[6:]}, "
+        f"{free / 2**30:.1f} GiB are free; "
+        + (
+            f"dtype='bfloat16' ({half / 2**30:.1f} GiB) would fit"
+            if fits
+            else f"no dtype here would fit (half precision needs {half / 2**30:.1f} GiB), use "
+            "another device= or a smaller checkpoint"
+        )
+    )
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    table = Path("/proc/meminfo")
+    if device.type != "cpu" or not table.is_file():
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", table.read_text(encoding="ascii"))
+    limits = [int(found[1]) * 1024] if found else []
+    group = Path("/sys/fs/cgroup")  # a container may have less than the machine
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        limits.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no such limit
+        pass
+    return max(0, min(limits)) if limits else None
+
+
 def _check_type(source: str, kind: str | None) -> None:
+    if kind in REFUSED:
+        raise Unavailable(f"{source}: {kind} {REFUSED[kind]}")
     if kind not in FAMILIES:
         raise LoadError(
             f"{source} has model_type {kind!r}; supported are {', '.join(sorted(FAMILIES))}"

@@ -15,7 +15,7 @@ the library derives from them. Between calls one thing is remembered, for each c
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -28,6 +28,7 @@ from transformers.masking_utils import create_causal_mask
 from .evidence import NEEDS_QUERY, NEEDS_SEQUENCE, Evidence, Scene
 from .families import Unavailable, family_of, query_tokens
 from .families.calls import (
+    check_axes,
     check_continuation,
     check_outputs,
     check_prompt,
@@ -35,6 +36,7 @@ from .families.calls import (
     in_chunks,
     pictures_once,
     real_tokens,
+    sizes_seen,
 )
 from .methods import Method
 from .methods import method as find_method
@@ -224,6 +226,7 @@ class _Engine:
         self.method, self.sees, self.plan, self.choose = method, sees, plan, choose
         self.processor = processor
         self.trace, self.calls, self.now, self.arguments = Trace(), 0, None, {}
+        self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see the grid
         self.ledger, self.ledgers = Ledger(), WeakKeyDictionary()  # cache -> Ledger
         kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"} or getattr(self.config, "sliding_window", None):
@@ -245,16 +248,17 @@ class _Engine:
         wanted += [(self.base, self.begin), (self.text, self.score_first)]
         wanted += [(layer, self._entering(i)) for i, layer in enumerate(self.layers)]
         _ACTIVE.add(self.base)
-        hooks = []
-        try:
+        with ExitStack() as left:
+            left.callback(self.forget)
             for module, hook in wanted:
-                hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if "grid" in self.sees:
+                self.sizes = left.enter_context(sizes_seen(self.model))
             yield self.trace
-        finally:
-            for hook in hooks:
-                hook.remove()
-            _ACTIVE.discard(self.base)
-            self.now, self.arguments, self.ledgers = None, {}, WeakKeyDictionary()
+
+    def forget(self) -> None:
+        _ACTIVE.discard(self.base)
+        self.now, self.arguments, self.ledgers = None, {}, WeakKeyDictionary()
 
     def _entering(self, i: int) -> Callable:
         return lambda layer, args, kwargs: self.enter(i, args, kwargs)
@@ -326,6 +330,8 @@ class _Engine:
         two_pass = self.method.reading == "two_pass"
         whole = sorted(self.sees & NEEDS_SEQUENCE) or ["two_pass"] * two_pass
         check_prompt(given, scene.visual, past, whole)
+        if past and not self.family.one_axis:
+            check_axes(kwargs.get("position_ids"))
         cuts = [self.plan(n) if n else () for n in scene.counts]
         now.plan = [{cut.layer: cut.keep for cut in row} for row in cuts]
         depth, doors = len(self.layers), {cut.layer for row in cuts for cut in row}
@@ -444,8 +450,13 @@ class _Engine:
         return survivors
 
     def _grid(self, row: int) -> tuple[int, int, int]:
-        count = self.now.scene.counts[row]
-        return self.family.grid(self.model.config, count, self.arguments)
+        counts, call, copies = self.now.scene.counts, self.arguments, 1
+        if call.get("mm_encoder_outputs"):  # generate has encoded each prompt once, for all beams
+            encoded = [f"get_{kind}_features" for kind in call["mm_encoder_outputs"]]
+            copies = sum(counts) // sum(self.sizes["encoded"][name] for name in encoded)
+        call = {**self.sizes, **{name: v for name, v in call.items() if v is not None}}
+        call["input_ids"] = call["input_ids"][::copies]
+        return self.family.grid(self.model.config, counts[row], call, row // copies)
 
     def remask(self, i: int, hidden: Tensor, cache: Any) -> None:
         """The mask, and the rotary pair if renumbered, of layer i and the ones that follow."""

@@ -5,9 +5,10 @@ import itertools
 
 import pytest
 import torch
-from twins import BOTH, DOTS, STAR, TALK, ask, twin
+from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, twin
 
 from qvid_utils.evidence import Evidence, project
+from qvid_utils.families import FAMILIES
 from qvid_utils.methods import Method
 from qvid_utils.pruning import observed, pruned
 from qvid_utils.rules import RULES
@@ -16,6 +17,7 @@ from qvid_utils.vocabulary import WORDS
 
 built = functools.cache(twin)
 ROWS = ("attention", "last_row", "last_row_before")
+families = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 
 def test_every_word_is_a_property_and_no_other():
@@ -27,7 +29,7 @@ def spans(model, inputs):
     """(row, visual columns, question columns) of each row with pictures."""
     with pruned(model, "qvid", 7) as trace:
         model(**inputs)
-    visual = inputs["input_ids"] == model.config.image_token_id
+    visual = (inputs["input_ids"] == 4) | (inputs["input_ids"] == 5)
     for row in visual.any(1).nonzero()[:, 0].tolist():
         yield row, visual[row].nonzero()[:, 0], trace.query[row].nonzero()[:, 0]
 
@@ -50,7 +52,28 @@ def test_attention_rows_are_the_models_own(layer, heads, bias):
         }
         for word in ROWS:
             assert rows[word].shape == expected[word].shape
-            assert (rows[word] - expected[word]).abs().max() <= 1e-6
+            assert (rows[word] - expected[word]).abs().max() <= 3e-6
+
+
+@families
+@pytest.mark.parametrize("layer", [1, 6])
+def test_attention_rows_of_each_family_are_the_models_own(family, layer):
+    """Positions along three axes, biases, videos."""
+    eager, model = built(family, attention="eager"), built(family)
+    shown = [MIXED, FILM] if family in WITH_VIDEO else [BOTH]
+    inputs = ask(DOTS, *shown, TALK, model_type=family)
+    own = eager(**inputs, output_attentions=True).attentions
+    with observed(model, *ROWS, layer=layer) as found:
+        model(**inputs)
+    for (row, visual, question), rows in zip(spans(eager, inputs), found, strict=True):
+        expected = {
+            "attention": own[layer][row][:, question][..., visual],
+            "last_row": own[layer][row][:, -1, visual],
+            "last_row_before": own[layer - 1][row][:, -1, visual],
+        }
+        for word in ROWS:
+            assert rows[word].shape == expected[word].shape
+            assert (rows[word] - expected[word]).abs().max() <= 3e-6
 
 
 @pytest.mark.parametrize("positions", ["original", "contiguous"])
@@ -65,7 +88,28 @@ def test_attention_rows_after_a_cut_are_those_of_the_shorter_prompt(positions):
         own = model(**ask(STAR), output_attentions=True).attentions
     assert [len(layer[0, 0]) for layer in own] == [32, 32] + [23] * 6
     expected = own[6][0, :, -1, 1:8].mean(0)  # between USER: and the words
-    assert (trace.cuts[1].scores - expected).abs().max() <= 1e-6
+    assert (trace.cuts[1].scores - expected).abs().max() <= 3e-6
+
+
+@families
+def test_streams_and_interaction_of_each_family(family):
+    model = built(family)
+    shown = [MIXED, FILM] if family in WITH_VIDEO else [BOTH]
+    inputs = ask(DOTS, *shown, TALK, model_type=family)
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    words = ("hidden", "previous", "features", "queries", "keys", "interaction")
+    with observed(model, *words, layer=3) as found:
+        model(**inputs)
+    for (row, visual, question), one in zip(spans(model, inputs), found, strict=True):
+        assert torch.equal(one["hidden"], states[3][row, visual])
+        assert torch.equal(one["previous"], states[2][row, visual])
+        assert torch.equal(one["features"], states[0][row, visual])
+        q = by_hand(model, inputs, 3, "q_proj", row, question)
+        k = by_hand(model, inputs, 3, "k_proj", row, visual)
+        k = k.repeat_interleave(len(q) // len(k), 0)
+        assert (one["queries"] - q).abs().max() <= 1e-5
+        assert (one["keys"] - k).abs().max() <= 1e-5
+        assert (one["interaction"] - q @ k.mT).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("layer", [0, 3])
@@ -111,8 +155,9 @@ def test_the_interaction_is_queries_times_keys(heads):
             assert (one["interaction"][head] - q[head] @ shared.T).abs().max() <= 1e-4
 
 
-def test_rope_turns_the_interaction_into_attention_logits():
-    model, inputs = built(), ask(DOTS, BOTH)
+@families
+def test_rope_turns_the_interaction_into_attention_logits(family):
+    model, inputs = built(family), ask(DOTS, BOTH, model_type=family)
     with observed(model, "interaction", "attention", layer=3, rope=True) as found:
         model(**inputs)
     for one in found:  # equal up to each row's softmax constant

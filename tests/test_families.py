@@ -1,17 +1,43 @@
 """Families: found by folder, recognised by type; the question is found by the chat template."""
 
+import copy
 import functools
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from twins import BOTH, DOTS, PROCESSOR, STAR, TAIL, TALK, ask, twin
+from twins import (
+    BOTH,
+    DOTS,
+    PLACES,
+    PROCESSOR,
+    QWEN,
+    QWEN_PLACES,
+    STAR,
+    TAIL,
+    TALK,
+    TEMPLATES,
+    WITH_VIDEO,
+    ask,
+    cases,
+    tokenizer,
+    twin,
+)  # fmt: skip
 
-from qvid_utils.families import FAMILIES, Template, Unavailable, family_of, remember, template_of
+from qvid_utils.families import (
+    FAMILIES,
+    Block,
+    Template,
+    Unavailable,
+    family_of,
+    remember,
+    score_maps,
+    template_of,
+)  # fmt: skip
 from qvid_utils.families.base import query_tokens
 from qvid_utils.families.template import ANSWER_FORMAT
-from qvid_utils.pruning import pruned
+from qvid_utils.pruning import observed, pruned
 
 built = functools.cache(twin)
 IMAGE = 4
@@ -28,8 +54,81 @@ def test_addresses_lead_to_the_parts(model_type):
     assert family.part(model, "language").get_submodule("layers") is layers
     for part in ("projector", "vision"):
         assert sum(p.numel() for p in family.part(model, part).parameters()) > 0
-    assert family.visual_tokens(model.config) == (IMAGE,)
-    assert family.grid(model.config, 48, {}) == (3, 4, 4)
+    assert family.visual_tokens(model.config) == ((4, 5) if model_type in WITH_VIDEO else (IMAGE,))
+
+
+# ------------------------------------------------------------------ where visual tokens lie
+
+LAID = {  # family: blocks of BOTH (two pictures), of STAR (one), of FILM (a video)
+    "llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], None),
+    "video_llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], [Block(2, 4, 4, lead=1)]),
+    "llava_onevision": (
+        [Block(1, 4, 4, end=1)] * 2, [Block(1, 4, 4), Block(1, 6, 4, line=1)],
+        [Block(3, 2, 2, end=1)],
+    ),
+    "qwen2_vl": ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)]),
+    "qwen2_5_vl": ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_blocks_say_where_each_visual_token_lies(model_type):
+    family, config = FAMILIES[model_type], built(model_type).config
+    both, star, film = LAID[model_type]
+    inputs = ask(BOTH, TALK, STAR, model_type=model_type)
+    assert family.blocks(config, inputs) == tuple(both)
+    assert family.blocks(config, inputs, 1) == ()
+    assert family.blocks(config, inputs, 2) == tuple(star)
+    if film:
+        for case in ("videos beside text", "pictures and videos"):
+            inputs = ask(*cases(model_type)[case], model_type=model_type)
+            assert family.blocks(config, inputs, 2) == tuple(film)
+        first = family.blocks(config, inputs, 0)
+        assert first == (*star, *film)
+        scores = torch.arange(sum(block.tokens for block in first))
+        maps = score_maps(scores, first)
+        assert [m.shape for m in maps] == [(b.frames, b.rows, b.cols) for b in first]
+        assert int(maps[0][0, 0, 0]) == 0 and int(maps[0][0, 1, 0]) == star[0].cols
+
+
+def test_maps_leave_out_what_shows_no_place():
+    block = Block(2, 2, 3, lead=1, line=1, end=2)
+    assert block.tokens == 2 * (1 + 2 * 4) + 2 == len(block.places())
+    (drawn,) = score_maps(torch.arange(20), [block])
+    assert drawn.tolist() == [[[1, 2, 3], [5, 6, 7]], [[10, 11, 12], [14, 15, 16]]]
+    with pytest.raises(ValueError, match="19 scores for blocks of 20 visual tokens"):
+        score_maps(torch.arange(19), [block])
+
+
+def test_a_grid_needs_pictures_of_one_size():
+    grid = FAMILIES["llava"].grid
+    assert grid(built().config, 48, {}) == (3, 4, 4)
+    assert grid(built().config, 16, ask(BOTH, STAR)) == (1, 4, 4)
+    both = ask(BOTH, model_type="qwen2_vl")
+    with pytest.raises(ValueError, match="no single grid .2 picture sizes.; use score_maps"):
+        FAMILIES["qwen2_vl"].grid(built("qwen2_vl").config, 28, both)
+    film = ask(*cases("video_llava")["video"], model_type="video_llava")
+    with pytest.raises(ValueError, match="no single grid .2 of them show no place"):
+        FAMILIES["video_llava"].grid(built("video_llava").config, 34, film)
+    both["image_grid_thw"] = both["image_grid_thw"][:1]
+    with pytest.raises(ValueError, match="do not add up to the visual tokens in input_ids"):
+        FAMILIES["qwen2_vl"].grid(built("qwen2_vl").config, 28, both)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("model_type", QWEN)
+def test_the_grid_is_known_inside_generate(model_type, beams):
+    model, inputs = built(model_type), ask(TALK, DOTS, STAR, model_type=model_type)
+    inputs["image_grid_thw"][0] = torch.tensor([1, 16, 4])
+    with observed(model, "grid", layer=2) as found:
+        model.generate(**inputs, max_new_tokens=2, num_beams=beams, do_sample=False)
+    assert [one["grid"] for one in found] == [(1, 8, 2)] * beams + [(1, 4, 4)] * beams
+
+
+def test_a_model_with_deepstack_is_refused_with_the_reason():
+    config = type("Config", (), {"model_type": "qwen3_vl"})
+    with pytest.raises(Unavailable, match="qwen3_vl adds picture features .*use Qwen2.5-VL"):
+        family_of(type("Qwen3VL", (torch.nn.Module,), {"config": config})())
 
 
 def test_unsupported_models_are_refused_with_what_is_supported():
@@ -54,10 +153,12 @@ def test_unsupported_models_are_refused_with_what_is_supported():
 def words(text, kind="question", template=None, tokenizer=TOKENS):
     """The words that are chosen in a rendered prompt, as text."""
     template = template or template_of(built())
-    ids = tokenizer(text.replace("<image>", "<image>" * 3))["input_ids"]
-    chosen = template.span(
-        kind, ids, [i == tokenizer.convert_tokens_to_ids("<image>") for i in ids]
-    )
+    places = {p for p in (*PLACES[:2], *QWEN_PLACES[:2]) if p in tokenizer.get_vocab()}
+    for place in places:
+        text = text.replace(place, place * 3)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    visual = tokenizer.convert_tokens_to_ids(sorted(places))
+    chosen = template.span(kind, ids, [i in visual for i in ids])
     return tokenizer.decode([i for i, here in zip(ids, chosen, strict=True) if here]).strip()
 
 
@@ -103,82 +204,154 @@ def test_prompt_is_all_text_after_the_picture():
 
 # ----------------------------------------------------------------------- another kind of template
 
-CHATML = (
-    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ m['role'] }}\n{% for p in m['content'] %}{% if p['type'] == 'image' %}"
-    "<|vision_start|><image><|vision_end|>{% else %}{{ p['text'] }}{% endif %}{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-LINES = "{% for m in messages %}" + (
-    "{{ m['role'].upper() }}: {% for p in m['content'] if p['type'] == 'image' %}<image>\n"
-    "{% endfor %}{% for p in m['content'] if p['type'] == 'text' %}{{ p['text'] + ' ' }}"
-    "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
+FORMS = {"chatml": "qwen2_vl", "lines": "video_llava", "onevision": "llava_onevision"}
+SPECIAL = ["<pad>", "</s>", "<|im_start|>", "<|im_end|>", *PLACES, *QWEN_PLACES[:2]]
+SEEN = [s for s, _ in ANSWER_FORMAT] + [
+    "system\nYou are a helpful assistant.", "user\n", "assistant\n", "user \n", "USER: ",
+    " ASSISTANT:", "What color is the star?\nAnswer it.", "Where?\n", "alpha k", "9 omega z",
+    "it is:\n\n",
+]  # fmt: skip
 
 
 @functools.cache
-def bytewise(template):
-    """A byte-level tokenizer, whose pieces join across words and lines as real ones do."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    from tokenizers import decoders
-
-    core.decoder = decoders.ByteLevel()
-    special = ["<pad>", "</s>", "<image>"]
-    special += ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
-    text = [s for s, _ in ANSWER_FORMAT] + [
-        "system\nYou are a helpful assistant.", "user\n", "assistant\n", "USER: ", " ASSISTANT:",
-        "What color is the star?\nAnswer it.", "Where?\n", "alpha k", "9 omega z", "it is:\n\n",
-    ]  # fmt: skip
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+def pieces(form, kind="bytes"):
+    """A tokenizer of pieces, which join across words and lines as real ones do: of bytes (Qwen), or
+    with marked spaces and line breaks of their own (Llama)."""
+    if kind == "bytes":
+        core = Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        alphabet, seen, special = pre_tokenizers.ByteLevel.alphabet(), SEEN, SPECIAL
+    else:
+        core = Tokenizer(models.BPE(unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        core.decoder = decoders.Metaspace()
+        alphabet, special = [chr(i) for i in range(32, 127)] + ["\n", "▁"], ["<unk>", *SPECIAL]
+        seen = [part for text in SEEN for part in text.split("\n")]
     core.train_from_iterator(
-        text * 9,
+        seen * 9,
         trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
-    tokenizer.chat_template = template
-    return tokenizer, Template.of(tokenizer, [tokenizer.convert_tokens_to_ids("<image>")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="</s>",
+        **({} if kind == "bytes" else {"unk_token": "<unk>"}),
+    )
+    tokenizer.chat_template = TEMPLATES[FORMS[form]]
+    places = (QWEN_PLACES if form == "chatml" else PLACES)[:2]
+    return tokenizer, Template.of(tokenizer, tokenizer.convert_tokens_to_ids(list(places)))
 
 
 def chat(tokenizer, *turns):
-    """Turns of (role, parts): a part is a text, or None for a picture."""
+    """Turns of (role, parts): a part is a text, IMAGE for a picture, or None for a video."""
+    shown = {IMAGE: {"type": "image"}, None: {"type": "video"}}
     messages = [
-        {"role": role, "content": [{"type": "image"} if p is None else {"type": "text", "text": p}
-                                   for p in parts]}
+        {"role": role, "content": [shown.get(p) or {"type": "text", "text": p} for p in parts]}
         for role, parts in turns
-    ]  # fmt: skip
+    ]
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
-@pytest.mark.parametrize("template", [CHATML, LINES], ids=["chatml", "lines"])
+@pytest.mark.parametrize("shown", [IMAGE, None], ids=["image", "video"])
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [("chatml", "bytes"), ("onevision", "bytes"), ("lines", "bytes"), ("lines", "spaces")],
+)
 @pytest.mark.parametrize("sentence", [s for s, _ in ANSWER_FORMAT])
-def test_spans_of_byte_level_templates(template, sentence):
-    tokenizer, made = bytewise(template)
+def test_spans_of_real_kinds_of_templates(form, kind, sentence, shown):
+    tokenizer, made = pieces(form, kind)
     what = "What color is the star?"
 
     def chosen(kind, *turns):
         return words(chat(tokenizer, *turns), kind, made, tokenizer)
 
     for gap in ("\n", " "):
-        turn = ("user", [None, what + gap + sentence])
+        turn = ("user", [shown, what + gap + sentence])
         assert chosen("question", turn) == what + gap + sentence
         assert chosen("content", turn) == what
         assert chosen("question", ("system", ["Be brief."]), turn) == what + gap + sentence
-        first, answer = ("user", [None, None, "Where?"]), ("assistant", ["left"])
+        first, answer = ("user", [shown, shown, "Where?"]), ("assistant", ["left"])
         assert chosen("question", first, answer, ("user", [what])) == what
         assert chosen("content", first, answer, ("user", [what + gap + sentence])) == what
-    if template is CHATML:  # the other one puts pictures first, always
-        assert chosen("question", ("user", [what, None])) == what
+        assert chosen("question", ("user", ["Where?"]), answer, turn) == what + gap + sentence
+        assert chosen("question", ("user", [IMAGE, None, what])) == what
+    if form == "chatml":  # the others put pictures first, always
+        assert chosen("question", ("user", [what, shown])) == what
         with pytest.raises(ValueError, match="image comes last"):
-            chosen("prompt", ("user", [what, None]))
+            chosen("prompt", ("user", [what, shown]))
 
 
-def test_the_newline_between_picture_and_words_belongs_to_the_template():
-    tokenizer, made = bytewise(LINES)
-    assert tokenizer.decode(made.glue) == "\n"
+CHATS = {  # a conversation, and the words of its question
+    "image first": ([("user", [IMAGE, ASK])], ASK),
+    "image last": ([("user", [ASK, IMAGE])], ASK),
+    "two images": ([("user", [IMAGE, IMAGE, ASK])], ASK),
+    "two texts": ([("user", [IMAGE, "where is red ?", WHAT])], f"where is red ? {WHAT}"),
+    "own system turn": ([("system", ["be brief ."]), ("user", [IMAGE, ASK])], ASK),
+    "later turn": (
+        [("user", [IMAGE, "where is red ?"]), ("assistant", ["left"]), ("user", [ASK])], ASK
+    ),
+    "image later": (
+        [("user", ["you see ?"]), ("assistant", ["yes"]), ("user", [IMAGE, ASK])], ASK
+    ),
+    "text only": ([("user", [ASK])], ASK),
+    "video first": ([("user", [None, ASK])], ASK),
+    "image and video": ([("user", [IMAGE, None, ASK])], ASK),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_the_chosen_words_of_each_family(model_type, name):
+    turns, question = CHATS[name]
+    if model_type not in WITH_VIDEO and "video" in name:
+        return
+    own = tokenizer(model_type)
+    text, template = chat(own, *turns), template_of(built(model_type))
+    assert words(text, "question", template, own) == question
+    assert words(text, "content", template, own) == question.removesuffix(TAIL)
+    ending = {"<|im_start|>": "<|im_end|> <|im_start|> assistant"}.get(
+        "<|im_start|>" if "<|im_start|>" in text else "", "ASSISTANT:"
+    )
+    if name in ("image first", "two images", "own system turn", "video first"):
+        after = "<|vision_end|> " if model_type in QWEN else ""
+        assert words(text, "prompt", template, own) == f"{after}{question} {ending}"
+    if name == "image last" and model_type in QWEN:
+        with pytest.raises(ValueError, match="image comes last"):
+            words(text, "prompt", template, own)
+
+
+OWN = (  # opens with a mark of its own; pictures and videos are set off from words in two ways
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] + ' : ' }}{% for p in m['content'] %}"
+    "{% if p['type'] == 'image' %}{{ '<image> . ' }}{% elif p['type'] == 'video' %}"
+    "{{ '<video> , ' }}{% else %}{{ p['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant :' }}{% endif %}"
+)
+
+
+def test_a_template_may_open_and_set_off_pictures_as_it_likes():
+    own = copy.deepcopy(tokenizer("video_llava"))
+    own.chat_template = OWN
+    template = Template.of(own, [4, 5])
+    turn = ("user", [IMAGE, None, ASK])
+    for turns in ((turn,), (("user", ["you see ?"]), ("assistant", ["yes"]), turn)):
+        assert words(chat(own, *turns), "question", template, own) == ASK
+    assert words(chat(own, ("user", [IMAGE, ASK])), "question", template, own) == ASK
+    assert words(chat(own, ("user", [None, ASK])), "question", template, own) == ASK
+
+
+def test_what_stands_between_picture_and_words_belongs_to_the_template():
+    tokenizer, made = pieces("lines")
+    assert {tokenizer.decode(glue) for glue in made.glues} == {"\n"}
     assert tokenizer.decode(made.tail).strip() == "ASSISTANT:"
-    assert tokenizer.decode(bytewise(CHATML)[1].tail) == "<|im_end|>"
+    tokenizer, made = pieces("chatml")
+    assert {tokenizer.decode(glue) for glue in made.glues} == {"<|vision_end|>"}
+    assert tokenizer.decode(made.tail) == "<|im_end|>"
+    tokenizer, made = pieces("onevision")
+    # " \n" is one piece before words, and two around a picture
+    assert {tokenizer.decode(head) for head in made.heads} == {
+        "<|im_start|>user ", "<|im_start|>user \n"
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------- where the template comes from
@@ -211,7 +384,7 @@ def test_a_processor_without_a_template_or_words_is_unavailable():
         template_of(fresh)
     one = Tokenizer(models.WordLevel({"<unk>": 0, "x": 1}, unk_token="<unk>"))
     small = PreTrainedTokenizerFast(tokenizer_object=one, unk_token="<unk>")
-    small.chat_template = LINES
+    small.chat_template = TEMPLATES["llava"]
     with pytest.raises(Unavailable, match="too few words"):
         Template.of(small, [IMAGE])
 

@@ -1,16 +1,20 @@
 """Loading: folder, embedded name, hub id; what is wrong with a checkpoint in one sentence."""
 
+import functools
 import json
 import shutil
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
-from twins import PROCESSOR, STAR, ask, twin
+from transformers import AutoConfig, LlavaConfig
+from twins import BOTH, PROCESSOR, STAR, TALK, ask, image_processor_of, twin
 
 from qvid_utils import models
-from qvid_utils.families import Unavailable
+from qvid_utils.families import FAMILIES, Unavailable
+from qvid_utils.families.processors import processor_from
 from qvid_utils.models import LoadError, load
 from qvid_utils.pruning import pruned
 
@@ -43,6 +47,121 @@ def test_a_folder_loads_and_knows_its_question(checkpoint):
         out = model.generate(**inputs, max_new_tokens=3)
     assert out.shape[1] == inputs["input_ids"].shape[1] + 3
     assert len(trace.cuts[0].kept) == 5 and trace.cuts[0].n_query == 6
+
+
+def picture(seed=0, size=(20, 30)):
+    noise = numpy.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=numpy.uint8)
+    return Image.fromarray(noise)
+
+
+def conversation(*words, pictures=1, video=None):
+    shown = [{"type": "image", "image": picture(i)} for i in range(pictures)]
+    shown += [{"type": "video", "path": video}] if video else []
+    text = [{"type": "text", "text": word} for word in words]
+    return [{"role": "user", "content": shown + text}]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def folder(request, tmp_path_factory):
+    """A checkpoint of each family, as a user has it: weights, processor, tokenizer, template."""
+    where = tmp_path_factory.mktemp(request.param)
+    twin(request.param).save_pretrained(where)
+    image_processor_of(request.param).save_pretrained(where)
+    return where
+
+
+def test_every_family_goes_from_a_folder_to_an_answer(folder):
+    model, processor = load(folder)
+    more = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    inputs = processor.apply_chat_template(conversation(STAR.words), return_tensors="pt", **more)
+    family = FAMILIES[model.config.model_type]
+    n_visual = sum(block.tokens for block in family.blocks(model.config, inputs))
+    with pruned(model, "qvid", 5) as trace:
+        out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        again = model.generate(**inputs, max_new_tokens=3, num_beams=2)
+    assert out.shape[1] == again.shape[1] == inputs["input_ids"].shape[1] + 3
+    first = trace.cuts[0]
+    assert (first.n_visual, len(first.kept), first.n_query) == (n_visual, 5, 6)
+    with pruned(model, "qvid", n_visual):
+        same = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert torch.equal(same, model.generate(**inputs, max_new_tokens=3, do_sample=False))
+
+
+def test_every_family_takes_a_ragged_batch_from_its_processor(folder):
+    model, processor = load(folder)
+    render = functools.partial(processor.apply_chat_template, add_generation_prompt=True)
+    asked = [conversation(BOTH.words, pictures=2), conversation(STAR.words),
+             conversation(TALK.words, pictures=0)]  # fmt: skip
+    pictures = [[picture(0), picture(1)], [picture(0)], []]
+    inputs = processor(
+        images=pictures, text=[render(one) for one in asked], padding=True, return_tensors="pt"
+    )
+    with pruned(model, "qvid", 5) as trace:
+        together = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        for row, one in enumerate(asked):
+            if pictures[row]:
+                alone = processor(images=[pictures[row]], text=[render(one)], return_tensors="pt")
+                out = model.generate(**alone, max_new_tokens=3, do_sample=False)
+                assert torch.equal(out[0, -3:], together[row, -3:])
+    assert [(cut.call, cut.row) for cut in trace.cuts] == [(0, 0), (0, 1), (1, 0), (2, 0)]
+    assert torch.equal(trace.cuts[0].kept, trace.cuts[2].kept)
+    assert torch.equal(trace.cuts[1].kept, trace.cuts[3].kept)
+
+
+def test_without_torchvision_a_video_names_the_extra(folder, tmp_path):
+    _, processor = load(folder)
+    if not hasattr(processor, "video_token") or hasattr(processor, "video_processor"):
+        return  # has no videos, or can read them
+    says = pytest.raises(Unavailable, match="extra `video` and the torchvision that is made for")
+    with says:
+        processor(text="x", videos=[numpy.zeros((2, 24, 24, 3))])
+    with says:
+        processor.apply_chat_template(
+            conversation("x", pictures=0, video="none.mp4"), tokenize=True
+        )
+    text = processor.apply_chat_template(conversation("x", pictures=0, video="none.mp4"))
+    assert processor.video_token in text  # the template itself is no matter of pixels
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["processor_class"] == type(processor).__name__
+    assert "video_processor" not in saved
+    config = AutoConfig.from_pretrained(folder)
+    again = processor_from(str(tmp_path), config)
+    assert again.to_dict() == processor.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("free", "dtype", "match"),
+    [
+        (1_000_000, None, "needs about 0.0 GiB on cpu in float32.*dtype='bfloat16' .* would fit"),
+        (1_000, None, "no dtype here would fit .*another device= or a smaller checkpoint"),
+        (1_000, "bfloat16", "in bfloat16, 0.0 GiB are free; no dtype here would fit"),
+    ],
+)
+def test_too_large_a_model_is_said_before_it_is_read(checkpoint, monkeypatch, free, dtype, match):
+    monkeypatch.setattr(models, "_free_memory", lambda device: free)
+    read = []
+    monkeypatch.setattr(
+        models.AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: read.append(1)
+    )
+    with pytest.raises(LoadError, match=match) as caught:
+        load(checkpoint, dtype=dtype)
+    assert not read and "\n" not in str(caught.value)
+
+
+def test_the_estimate_is_what_the_weights_take(monkeypatch):
+    """LLaVA-1.5-7B: 7.06 thousand million numbers, 26.3 GiB in float32, 13.2 GiB in bfloat16."""
+    monkeypatch.setattr(models, "_free_memory", lambda device: 20 * 2**30)
+    said = pytest.raises(LoadError, match=r"about 26.3 GiB .* 20.0 GiB are free; .*\(13.2 GiB\)")
+    with said:
+        models._check_memory("x", LlavaConfig(), torch.float32, torch.device("cpu"))
+    models._check_memory("x", LlavaConfig(), torch.bfloat16, torch.device("cpu"))
+
+
+def test_free_memory_is_less_than_there_is():
+    free = models._free_memory(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50
+    assert models._free_memory(torch.device("meta")) is None
 
 
 def test_dtype_and_kernel(checkpoint):
@@ -148,6 +267,12 @@ def test_a_broken_checkpoint_is_one_clear_sentence(broken, spoil, match):
     with pytest.raises(LoadError, match=match) as caught:
         load(broken)
     assert "\n" not in str(caught.value) and "copy" in str(caught.value)
+
+
+def test_a_relative_that_cannot_be_pruned_says_why(broken):
+    change(model_type="qwen3_vl")(broken)
+    with pytest.raises(Unavailable, match="qwen3_vl adds picture features .*deepstack"):
+        load(broken)
 
 
 def test_weights_in_another_format_are_not_read(broken):

@@ -1,53 +1,102 @@
-"""Small random models of each family, their processors, and the prompts that the tests ask."""
+"""Small random models of each family, their tokenizers and templates, and what the tests ask."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qvid_utils.families import FAMILIES, remember
+from qvid_utils.families.processors import image_only
 
+WITH_VIDEO = ("video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+QWEN = ("qwen2_vl", "qwen2_5_vl")
+
+PLACES = ("<image>", "<video>", "<|vision_start|>", "<|vision_end|>")
+QWEN_PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 WORDS = (
-    "<pad> <s> </s> <unk> <image> USER: ASSISTANT: "
+    "<|im_start|> <|im_end|> USER: ASSISTANT: system user assistant You are a helpful "
     "what color is the star ? where are all of these dots and lines . , which letter stands left "
     "answer question using a single word or phrase you see be brief red blue yes no one two"
 ).split()
-TEMPLATE = (
+
+# The form of each family's own template: what stands where, and in which order.
+_USER = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'][0]['text'] + ' ' }}"
     "{% else %}{{ m['role'].upper() + ': ' }}"
     "{% for p in m['content'] if p['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for p in m['content'] if p['type'] == 'video' %}{{ '<video>\n' }}{% endfor %}"
     "{% for p in m['content'] if p['type'] == 'text' %}{{ p['text'] + ' ' }}{% endfor %}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+_ONEVISION = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+    "{% for p in m['content'] if p['type'] == 'image' %}{{ '<image>' }}{% endfor %}"
+    "{% for p in m['content'] if p['type'] == 'video' %}{{ '<video>' }}{% endfor %}"
+    "{% for p in m['content'] if p['type'] == 'text' %}{{ '\n' + p['text'] }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_QWEN = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' }}{% for p in m['content'] %}"
+    "{% if p['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% elif p['type'] == 'video' %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
+    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEMPLATES = {
+    "llava": _USER,
+    "video_llava": _USER,
+    "llava_onevision": _ONEVISION,
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+}
 TAIL = " answer the question using a single word ."
 
 
-def processor() -> LlavaProcessor:
-    """A word-level tokenizer, a picture of 24 pixels in 16 patches, LLaVA's kind of template."""
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    pattern = Regex(r"<[a-z/]+>|USER:|ASSISTANT:|\w+|[^\w\s]")
+@functools.cache
+def tokenizer(model_type: str = "llava") -> PreTrainedTokenizerFast:
+    """Word-level, with the placeholders as ids 4 and 5 and the family's kind of template."""
+    places = QWEN_PLACES if model_type in QWEN else PLACES
+    special = dict(zip(("image_token", "video_token"), places, strict=False))
+    special |= {f"extra_{i}": token for i, token in enumerate([*places[2:], *WORDS[:2]])}
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", *places, *WORDS]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
+    pattern = Regex(r"<\|?[a-z_/]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
     core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
-    tokenizer = PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=special,
         padding_side="left",
     )
+    made.chat_template = TEMPLATES[model_type]
+    return made
+
+
+def processor() -> LlavaProcessor:
+    """A word-level tokenizer, a picture of 24 pixels in 16 patches, LLaVA's kind of template."""
     pictures = CLIPImageProcessorPil(
         size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
     )
     return LlavaProcessor(
         pictures,
-        tokenizer,
+        tokenizer(),
         patch_size=6,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
+        chat_template=TEMPLATES["llava"],
     )
 
 
@@ -65,8 +114,37 @@ def twin(model_type: str = "llava", attention: str = "sdpa", seed: int = 0, **te
     model.requires_grad_(False)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    remember(model, PROCESSOR)
+    remember(model, PROCESSOR if model_type == "llava" else tokenizer(model_type))
     return model
+
+
+@functools.cache
+def image_processor_of(model_type: str):
+    """The processor of a family as its checkpoint has it, for pictures of any size; the three that
+    come with a video processor are without it, which would need torchvision."""
+    import transformers
+
+    words, name = tokenizer(model_type), FAMILIES[model_type].tiny().__class__.__name__
+    kind = getattr(transformers, name.replace("Config", "Processor"))
+    template = {"chat_template": words.chat_template}
+    if model_type == "llava":
+        return processor()
+    if model_type == "video_llava":
+        pictures = transformers.VideoLlavaImageProcessor(
+            size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+        )
+        return image_only(kind)(pictures, words, patch_size=6, **template)
+    if model_type == "llava_onevision":
+        pictures = LlavaOnevisionImageProcessorPil(
+            size={"height": 24, "width": 24},
+            image_grid_pinpoints=FAMILIES[model_type].tiny().image_grid_pinpoints,
+        )
+        more = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
+        return image_only(kind)(pictures, words, **more, **template)
+    pictures = Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, temporal_patch_size=2, min_pixels=64, max_pixels=4096
+    )
+    return image_only(kind)(pictures, words, **template)
 
 
 PROCESSOR = processor()
@@ -76,12 +154,17 @@ PROCESSOR = processor()
 class Prompt:
     words: str
     pictures: int = 1
+    videos: int = 0
     system: str = ""
 
-    @property
-    def text(self) -> str:
-        return (
-            self.system + "USER: " + "<image>\n" * self.pictures + self.words + TAIL + " ASSISTANT:"
+    def text(self, model_type: str) -> str:
+        parts = [{"type": "image"}] * self.pictures + [{"type": "video"}] * self.videos
+        parts += [{"type": "text", "text": self.words + TAIL}]
+        chat = [{"role": "user", "content": parts}]
+        if self.system:
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})
+        return tokenizer(model_type).apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=False
         )
 
 
@@ -89,6 +172,9 @@ STAR = Prompt("what color is the star ?")
 DOTS = Prompt("where are all of these dots and lines , which letter stands left ?")
 BOTH = Prompt("which of the two is red ?", pictures=2)
 TALK = Prompt("you see a star . is the star blue ?", pictures=0)
+FILM = Prompt("where is the red star ?", pictures=0, videos=1)
+FILMS = Prompt("which of these is blue , or red ?", pictures=0, videos=2)
+MIXED = Prompt("is the red star one of the dots ?", pictures=1, videos=1)
 
 CASES = {
     "single": (STAR,),
@@ -97,23 +183,86 @@ CASES = {
     "ragged": (BOTH, STAR, DOTS),
     "text beside": (DOTS, TALK),
 }
+FILM_CASES = {
+    "video": (FILM,),
+    "videos beside text": (FILMS, TALK, FILM),
+    "pictures and videos": (MIXED, STAR, FILM),
+}
 
 
-def ask(*prompts: Prompt, seed: int = 0) -> dict[str, torch.Tensor]:
+def cases(model_type: str) -> dict[str, tuple[Prompt, ...]]:
+    return CASES | FILM_CASES if model_type in WITH_VIDEO else CASES
+
+
+def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torch.Tensor]]:
+    """A prompt's pictures and videos as the model takes them, the same in any batch."""
+
+    def noise(*shape: int, number: int) -> torch.Tensor:
+        start = seed + 10 * len(prompt.words) + number
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(start))
+
+    found: dict[str, list[torch.Tensor]] = {}
+
+    def add(**values: torch.Tensor) -> None:
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+
+    for i in range(prompt.pictures):
+        if model_type in QWEN:  # of two sizes: 8 x 8 and 4 x 12 patches
+            grid = torch.tensor([1, 4, 12] if i % 2 else [1, 8, 8])
+            add(pixel_values=noise(int(grid.prod()), 96, number=i), image_grid_thw=grid[None])
+        elif model_type == "llava_onevision":
+            size = torch.tensor([[24, 40] if i % 2 else [30, 20]])
+            tiles = 3 if prompt.pictures == 1 else 1  # one picture alone is shown in large, too
+            pixels = torch.zeros(1, 3, 3, 24, 24)
+            pixels[:, :tiles] = noise(1, tiles, 3, 24, 24, number=i)
+            add(pixel_values=pixels, image_sizes=size)
+        else:
+            name = "pixel_values" if model_type == "llava" else "pixel_values_images"
+            add(**{name: noise(1, 3, 24, 24, number=i)})
+    if model_type == "llava_onevision" and prompt.pictures:
+        add(batch_num_images=torch.tensor([prompt.pictures]))
+    for i in range(prompt.videos):
+        if model_type in QWEN:
+            grid = torch.tensor([[2, 8, 4]])
+            add(pixel_values_videos=noise(64, 96, number=50 + i), video_grid_thw=grid)
+        else:
+            frames = 3 if model_type == "llava_onevision" else 2
+            add(pixel_values_videos=noise(1, frames, 3, 24, 24, number=50 + i))
+    return found
+
+
+def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str, torch.Tensor]:
     """Inputs of a batch, padded on the left; a prompt has the same pictures in any batch."""
-    ids = PROCESSOR.tokenizer(
-        [p.text.replace("<image>", "<image>" * 16) for p in prompts],
-        padding=True,
-        return_tensors="pt",
-    )
-    inputs = {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
-    pictures = [
-        torch.randn(
-            3, 24, 24, generator=torch.Generator().manual_seed(seed + 10 * len(p.words) + i)
-        )
-        for p in prompts
-        for i in range(p.pictures)
-    ]
-    if pictures:
-        inputs["pixel_values"] = torch.stack(pictures)
+    words, family = tokenizer(model_type), FAMILIES[model_type]
+    seen = [media(model_type, prompt, seed) for prompt in prompts]
+    names = {name: None for one in seen for name in one}
+    pixels = {n: torch.cat([t for one in seen for t in one.get(n, [])]) for n in names}
+    sources = {
+        token: iter([sum(block.tokens for block in picture) for picture in _first(blocks, prompts)])
+        for token, blocks in family.sources(_config(model_type), pixels).items()
+        if (token == 4 and any(p.pictures for p in prompts))
+        or (token == 5 and any(p.videos for p in prompts))
+    }
+    rows = []
+    for prompt in prompts:
+        text = words(prompt.text(model_type), add_special_tokens=False)["input_ids"]
+        rows.append([i for t in text for i in ([t] * next(sources[t]) if t in sources else [t])])
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    inputs = {"input_ids": ids, "attention_mask": mask, **pixels}
+    if model_type in QWEN:
+        inputs["mm_token_type_ids"] = (ids == 4).int() + 2 * (ids == 5).int()
     return inputs
+
+
+@functools.cache
+def _config(model_type: str):
+    return FAMILIES[model_type].tiny()
+
+
+def _first(blocks, prompts):
+    """As many as the prompts can need, of a list that may not end."""
+    count = sum(p.pictures + p.videos for p in prompts)
+    return [picture for picture, _ in zip(blocks, range(count), strict=False)]

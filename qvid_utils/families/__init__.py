@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from .base import Family, Template, Unavailable, family_of, query_tokens, remember, template_of
+from .layout import Block, score_maps
 
 _FOUND = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
 FAMILIES: dict[str, Family] = {
@@ -11,6 +12,6 @@ FAMILIES: dict[str, Family] = {
 }
 
 __all__ = [
-    "FAMILIES", "Family", "Template", "Unavailable",
-    "family_of", "query_tokens", "remember", "template_of",
+    "FAMILIES", "Block", "Family", "Template", "Unavailable",
+    "family_of", "query_tokens", "remember", "score_maps", "template_of",
 ]  # fmt: skip

@@ -10,12 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from .layout import Block, Sources, blocks_of, common_grid, score_maps
 from .template import ANSWER_FORMAT, SPANS, Template, Unavailable
 
 __all__ = [
-    "ANSWER_FORMAT", "SPANS", "Family", "Template", "Unavailable",
-    "family_of", "query_tokens", "remember", "template_of",
+    "ANSWER_FORMAT", "SPANS", "Block", "Family", "Template", "Unavailable",
+    "family_of", "query_tokens", "remember", "score_maps", "template_of",
 ]  # fmt: skip
+
+# Close relatives that the mechanism does not carry, each with the reason.
+REFUSED = {
+    kind: "adds picture features to the stream again after its first layers (deepstack), at places "
+    "that a cut would have moved; use Qwen2.5-VL or Qwen2-VL"
+    for kind in ("qwen3_vl", "qwen3_vl_moe")
+}
 
 
 @dataclass(frozen=True)
@@ -23,15 +31,15 @@ class Family:
     """Where the parts of one model family are, and what it lacks.
 
     Addresses are dotted names below `model.base_model`. `tiny(**overrides)` is the configuration
-    of a small twin; `grid(config, n_visual, call)` is (T, rows, cols) of a prompt's visual tokens,
-    where `call` holds the arguments of the base model's forward; T counts images or frames.
+    of a small twin; `sources(config, call)` says, for each placeholder id, how the tokens of each
+    picture or video lie, where `call` holds the arguments of the base model's forward.
     """
 
     name: str
     model_type: str  # how a model is recognised: model.config.model_type
     checkpoint: str  # the checkpoint the papers use
     tiny: Callable[..., Any]
-    grid: Callable[[Any, int, Mapping[str, Any]], tuple[int, int, int]]
+    sources: Callable[[Any, Mapping[str, Any]], Sources]
     layers: str = "language_model.layers"
     language: str = "language_model"
     projector: str = "multi_modal_projector"
@@ -49,12 +57,36 @@ class Family:
         ids = (getattr(config, name, None) for name in self.visual_ids)
         return tuple(i for i in ids if i is not None)
 
+    def blocks(self, config: Any, call: Mapping[str, Any], row: int = 0) -> tuple[Block, ...]:
+        """How one prompt's visual tokens lie; `call`: the processor's output, or what a forward
+        was called with. ValueError where pictures and placeholders do not match."""
+        known = torch.tensor(self.visual_tokens(config), device=call["input_ids"].device)
+        visual = [ids[torch.isin(ids, known)].tolist() for ids in call["input_ids"]]
+        return blocks_of(visual, self.sources(config, call), row)
+
+    def grid(
+        self, config: Any, n_visual: int, call: Mapping[str, Any], row: int | None = None
+    ) -> tuple[int, int, int]:
+        """(T, rows, cols) of a prompt's visual tokens, T images or frames; row: default the first
+        one with n_visual tokens. ValueError where they form no single grid."""
+        image = self.visual_tokens(config)[0]
+        if "input_ids" not in call:
+            call, row = {**call, "input_ids": torch.full((1, n_visual), image)}, 0
+        if row is None:
+            known = torch.tensor(self.visual_tokens(config), device=call["input_ids"].device)
+            counts = torch.isin(call["input_ids"], known).sum(1).tolist()
+            row = counts.index(n_visual) if n_visual in counts else 0
+        return common_grid(self.blocks(config, call, row))
+
 
 def family_of(model: nn.Module) -> Family:
-    """The family of a model, by `model.config.model_type`; ValueError names the supported types."""
+    """The family of a model, by `model.config.model_type`; ValueError names the supported types,
+    Unavailable says why a close relative is none of them."""
     from . import FAMILIES  # the folder's index imports this module
 
     kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind in REFUSED:
+        raise Unavailable(f"pruning {type(model).__name__}: {kind} {REFUSED[kind]}")
     if kind not in FAMILIES or not isinstance(model, nn.Module):
         came = type(model).__name__ + (f" (model_type {kind!r})" if kind else "")
         raise ValueError(f"pruning supports the model types {', '.join(FAMILIES)}; this is {came}")

@@ -73,6 +73,19 @@ def check_prompt(given: Tensor, visual: Tensor, past: int, whole: list[str]) -> 
         )
 
 
+def check_axes(positions: Tensor | None) -> None:
+    """ValueError for pictures of a later turn whose positions do not run along three axes.
+
+    The library numbers a cached conversation as text, unless generate is new enough to see that
+    there are pictures; where each picture cell stands would be lost, with pruning or without.
+    """
+    if positions is None or positions.dim() != 3 or len(positions) == 1:
+        raise ValueError(
+            "a picture in a later turn on a cache: here its tokens would be numbered as text, not "
+            "by row and column; give the whole conversation in one call without the cache"
+        )
+
+
 def check_continuation(ids: Tensor, positions: Tensor | None, expected: Tensor | int) -> None:
     """ValueError unless the tokens of a call go on where a prompt cut at layer 0 has ended.
 
@@ -107,16 +120,54 @@ def pictures_once(model: nn.Module) -> Iterator[None]:
     The same means: the same object, not written to since. The memory of a tensor ends with it.
     """
     base = model.base_model
+    if {"get_image_features", "get_video_features"} & set(vars(base)):
+        raise RuntimeError(
+            "pictures_once is already on for this model, or a pruned block is open: blocks do not "
+            "nest, and pictures_once comes first"
+        )
+    with _encoders(model, lambda name, encode: _remembering(encode, base.config)):
+        yield
+
+
+@contextmanager
+def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
+    """What the vision encoders are told inside the block, and `encoded`, the count of visual tokens
+    that each kind last gave: generate calls them itself and hands on nothing but their output."""
+    seen: dict[str, Any] = {"encoded": {}}
+
+    def watching(name: str, encode: Callable) -> Callable:
+        names = tuple(inspect.signature(encode).parameters)
+
+        @functools.wraps(encode)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            out = encode(*args, **kwargs)
+            seen.update({**dict(zip(names, args, strict=False)), **kwargs})
+            pictures = out.pooler_output
+            pictures = [pictures] if isinstance(pictures, Tensor) else pictures
+            seen["encoded"][name] = sum(p.shape[:-1].numel() for p in pictures)
+            return out
+
+        return watched
+
+    with _encoders(model, watching):
+        yield seen
+
+
+@contextmanager
+def _encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
+    """Inside the block the model's picture and video encoders are wrapped."""
+    base = model.base_model
     names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
-    if any(name in vars(base) for name in names):
-        raise RuntimeError("pictures_once is already on for this model: blocks do not nest")
+    before = {name: vars(base)[name] for name in names if name in vars(base)}
     try:
         for name in names:
-            setattr(base, name, _remembering(getattr(base, name), base.config))
+            setattr(base, name, wrap(name, getattr(base, name)))
         yield
     finally:
         for name in names:
             vars(base).pop(name, None)
+            if name in before:
+                setattr(base, name, before[name])
 
 
 def _remembering(encode: Callable, config: Any) -> Callable:
@@ -133,7 +184,9 @@ def _remembering(encode: Callable, config: Any) -> Callable:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         # some callers spell out what others leave to the configuration
         given |= {n: getattr(config, n, None) for n in names if given.get(n) is None}
-        told = sorted((k, stamp(v)) for k, v in given.items() if v is not None)
+        # generate hands on an old name as it came, the model a new one
+        alias = {"pixel_values_images": "pixel_values"}
+        told = sorted((alias.get(k, k), stamp(v)) for k, v in given.items() if v is not None)
         key = (torch.is_grad_enabled(), *told)
         if key not in memory:
             tensors = [v for v in given.values() if isinstance(v, Tensor)]

@@ -4,7 +4,7 @@ A `Template` is what a chat template leaves in the token ids around the user's w
 rendering prompts that differ in one place: what they share around that place is the template's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,15 @@ class Unavailable(RuntimeError):
 class Template:
     """What a chat template writes around the user's words, as token ids.
 
-    `head` opens a user's turn, `tail` closes it, `glue` stands between a picture and the words,
-    `special` are ids no user types, `sentences` the answer-format sentences as they are tokenised.
+    `heads` open a user's turn (before words, a picture or a video: a template may write, and a
+    tokenizer join, each differently), `tail` closes it, `glues` stand between a picture or video
+    and the words, `special` are ids no user types, `sentences` the answer-format sentences as they
+    are tokenised.
     """
 
-    head: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
     tail: tuple[int, ...]
-    glue: tuple[int, ...]
+    glues: tuple[tuple[int, ...], ...]
     special: frozenset[int]
     sentences: tuple[tuple[int, ...], ...]
 
@@ -64,8 +66,8 @@ class Template:
                 "pass query= as a mask over the prompt's tokens"
             )
 
-        def render(words: str, system: str | None = None, picture: bool = False) -> list[int]:
-            content = [{"type": "image"}] * picture + [{"type": "text", "text": words}]
+        def render(words: str, system: str | None = None, *shown: str) -> list[int]:
+            content = [{"type": kind} for kind in shown] + [{"type": "text", "text": words}]
             chat = [{"role": "user", "content": content}]
             if system is not None:
                 chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
@@ -74,19 +76,29 @@ class Template:
 
         one, two = _sentinels(tokenizer, str(processor.chat_template))
         special = frozenset(tokenizer.added_tokens_decoder)
-        a, b = render(one), render(two)
-        opening, tail = _shared(a, b), _shared(a[::-1], b[::-1])[::-1]
-        try:
-            # under a system turn of one's own, a default system text is gone: no part of the head
-            told = _shared(render(one, one), render(two, one))
-        except (TemplateError, TypeError):  # a template without system turns
-            told = opening
-        head = _shared(opening[::-1], told[::-1])[::-1]
-        if head[:1] == [tokenizer.bos_token_id]:  # later turns open without it
-            head = head[1:]
+        tail = _shared(render(one)[::-1], render(two)[::-1])[::-1]
         closing = next((i + 1 for i, token in enumerate(tail) if token in special), len(tail))
-        pictured = _shared(render(one, picture=True), render(two, picture=True))
-        last = max([i for i, token in enumerate(pictured) if token in visual] or [len(pictured)])
+        heads, glues = set(), set()
+        for shown in ((), ("image",), ("video",)):
+            try:
+                opening = _shared(render(one, None, *shown), render(two, None, *shown))
+            except (TemplateError, TypeError):  # a template without videos
+                continue
+            seen = [i for i, token in enumerate(opening) if token in visual]
+            if shown and not seen:
+                continue
+            try:
+                # under a system turn of one's own, a default system text is gone: no part of it
+                told = _shared(render(one, one, *shown), render(two, one, *shown))
+            except (TemplateError, TypeError):  # a template without system turns
+                told = opening
+            if seen:
+                glues.add(tuple(opening[seen[-1] + 1 :]))
+                told = told[: next(i for i, token in enumerate(told) if token in visual)]
+                opening = opening[: seen[0]]
+            head = _shared(opening[::-1], told[::-1])[::-1]
+            # later turns open without it
+            heads.add(tuple(head[1:] if head[:1] == [tokenizer.bos_token_id] else head))
 
         found = set()
         for sentence, _ in ANSWER_FORMAT:
@@ -100,11 +112,11 @@ class Template:
                 found |= {tuple(ids), tuple(ids[blank:])}
         known = {s for s in found if len(s) > 2 and tokenizer.unk_token_id not in s}
         return cls(
-            head=tuple(head),
+            heads=_longest_first(heads),
             tail=tuple(tail[:closing]),  # after it, history turns may differ from the prompt's end
-            glue=tuple(pictured[last + 1 :]),
+            glues=_longest_first(glues),
             special=special,
-            sentences=tuple(sorted(known, key=lambda s: (-len(s), s))),
+            sentences=_longest_first(known),
         )
 
     def span(self, kind: str, ids: Sequence[int], visual: Sequence[bool]) -> list[bool]:
@@ -131,20 +143,22 @@ class Template:
         return [i >= start for i in range(len(words))]
 
     def _question(self, ids: list[int], visual: list[bool]) -> list[bool]:
-        turns, i, inside = [[]], 0, not self.head
+        turns, i, inside = [[]], 0, not self.heads
+
+        def at(i: int, *patterns: tuple[int, ...]) -> int:
+            """The length of the first pattern that stands at i, else 0."""
+            return next((len(p) for p in patterns if tuple(ids[i : i + len(p)]) == p), 0)
+
         while i < len(ids):
-            if self.head and tuple(ids[i : i + len(self.head)]) == self.head:
+            if opened := at(i, *self.heads):
                 turns.append([])
-                i, inside = i + len(self.head), True
-            elif self.tail and tuple(ids[i : i + len(self.tail)]) == self.tail:
-                i, inside = i + len(self.tail), False
-            elif inside and visual[i] and tuple(ids[i + 1 : i + 1 + len(self.glue)]) == self.glue:
-                turns[-1].append(i)
-                i += 1 + len(self.glue)
+                i, inside = i + opened, True
+            elif closed := at(i, self.tail):
+                i, inside = i + closed, False
             else:
                 if inside:
                     turns[-1].append(i)
-                i += 1
+                i += 1 + (at(i + 1, *self.glues) if inside and visual[i] else 0)
         for turn in reversed(turns):
             words = [i for i in turn if not visual[i] and ids[i] not in self.special]
             if words:
@@ -161,6 +175,10 @@ class Template:
                 if tuple(ids[i : i + size]) == sentence and all(words[i : i + size]):
                     words[i : i + size] = [False] * size
         return words
+
+
+def _longest_first(patterns: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(sorted(filter(None, patterns), key=lambda p: (-len(p), p)))
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> list[int]:

@@ -1,0 +1,31 @@
+"""Qwen2.5-VL: as Qwen2-VL, with a tower that looks through windows and videos timed in seconds."""
+
+from typing import Any
+
+from .base import Family
+from .qwen2_vl import IDS, sources, text_of
+
+
+def tiny(**text: Any) -> Any:
+    """Configuration of a small twin: a visual token for 8 by 8 pixels, one for two frames."""
+    from transformers import Qwen2_5_VLConfig
+
+    width = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": text.get("hidden", 64)}
+    windows = {"window_size": 16, "fullatt_block_indexes": [1]}
+    return Qwen2_5_VLConfig(
+        vision_config={"depth": 2, "num_heads": 2, "patch_size": 4, **width, **windows},
+        text_config=text_of(**text),
+        **IDS,
+    )
+
+
+family = Family(
+    name="Qwen2.5-VL",
+    model_type="qwen2_5_vl",
+    checkpoint="Qwen/Qwen2.5-VL-7B-Instruct",
+    tiny=tiny,
+    sources=sources,
+    projector="visual.merger",
+    vision="visual",
+    one_axis=False,
+)

@@ -1,0 +1,59 @@
+"""Qwen2-VL: a tower for any resolution (no class token), positions along three axes (M-RoPE)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .base import Family
+from .layout import Block, Sources
+from .small import decoder
+
+
+def sources(config: Any, call: Mapping[str, Any]) -> Sources:
+    """Patches merged into cells; the processor gives the grid of each picture in patches."""
+    merge = config.vision_config.spatial_merge_size
+
+    def blocks(name: str) -> Iterator[Sequence[Block]]:
+        for frames, rows, cols in call[name].tolist():
+            yield [Block(frames, rows // merge, cols // merge)]
+
+    return {
+        config.image_token_id: blocks("image_grid_thw"),
+        config.video_token_id: blocks("video_grid_thw"),
+    }
+
+
+IDS = {"image_token_id": 4, "video_token_id": 5}
+IDS |= {"vision_start_token_id": 6, "vision_end_token_id": 7}
+
+
+def text_of(hidden: int = 64, heads: int = 4, **more: Any) -> dict[str, Any]:
+    """The decoder of a small twin; half of a head's width is shared out among the three axes."""
+    half = hidden // heads // 2
+    side = 3 * half // 8
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    rope["mrope_section"] = [half - 2 * side, side, side]
+    return decoder(hidden=hidden, heads=heads, **{"rope_parameters": rope, **more})
+
+
+def tiny(**text: Any) -> Any:
+    """Configuration of a small twin: a visual token for 8 by 8 pixels, one for two frames."""
+    from transformers import Qwen2VLConfig
+
+    width = {"embed_dim": 32, "hidden_size": text.get("hidden", 64)}
+    return Qwen2VLConfig(
+        vision_config={"depth": 2, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4, **width},
+        text_config=text_of(**text),
+        **IDS,
+    )
+
+
+family = Family(
+    name="Qwen2-VL",
+    model_type="qwen2_vl",
+    checkpoint="Qwen/Qwen2-VL-7B-Instruct",
+    tiny=tiny,
+    sources=sources,
+    projector="visual.merger",
+    vision="visual",
+    one_axis=False,
+)

@@ -1,0 +1,48 @@
+"""Video-LLaVA: two CLIP towers (pictures; frames, which keep their class token), Llama decoder."""
+
+from collections.abc import Mapping
+from itertools import repeat
+from typing import Any
+
+from .base import Family
+from .layout import Block, Sources
+from .small import CLIP, decoder
+
+
+def sources(config: Any, call: Mapping[str, Any]) -> Sources:
+    """A square of patches for each picture; for each frame of a video, after its class token."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    lead = int(config.vision_feature_select_strategy == "full")
+    pixels = call.get("pixel_values_videos")
+    frames = 1 if pixels is None else pixels.shape[1]
+    return {
+        config.image_token_id: repeat([Block(1, side, side, lead=lead)]),
+        config.video_token_id: repeat([Block(frames, side, side, lead=1)]),
+    }
+
+
+def tiny(**text: Any) -> Any:
+    """Configuration of a small twin: 16 visual tokens an image, 17 a frame."""
+    from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
+
+    return VideoLlavaConfig(
+        vision_config=CLIPVisionConfig(**CLIP),
+        text_config=LlamaConfig(**decoder(**{"kv_heads": 4, **text})),
+        image_token_index=4,
+        video_token_index=5,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=16,
+        video_seq_length=34,
+    )
+
+
+family = Family(
+    name="Video-LLaVA",
+    model_type="video_llava",
+    checkpoint="LanguageBind/Video-LLaVA-7B-hf",
+    tiny=tiny,
+    sources=sources,
+    vision="image_tower",
+    has_cls=True,
+)

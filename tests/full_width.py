@@ -1,0 +1,213 @@
+"""Oracles, peak memory and the price of the hooks at the width of 7B models; a script, no test.
+
+    python tests/full_width.py llava oracles        # exactness at full width
+    python tests/full_width.py qwen2_vl memory      # peak memory of a prefill, pruned and not
+    python tests/full_width.py llava overhead       # what the hooks add to a decoded token
+
+Random weights, the first five decoder layers, two layers of the vision tower: what a laptop holds.
+Each prints one line of JSON.
+"""
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+from time import perf_counter, thread_time
+
+import torch
+from oracle import masked
+from transformers import AutoModelForImageTextToText, LlavaConfig, Qwen2VLConfig
+from twins import STAR, ask, twin
+
+from qvid_utils.families import FAMILIES
+from qvid_utils.pruning import _Engine, pruned
+
+LAYERS, TOWER, KEEP = 5, 2, 64
+
+
+def config_of(model_type: str, layers: int = LAYERS):
+    """The 7B configuration of a family, fewer layers deep."""
+    if model_type == "llava":
+        config = LlavaConfig()
+        config.text_config.vocab_size = 32064  # the checkpoint's: the placeholder is 32000
+        config.vision_config.num_hidden_layers = TOWER
+    else:
+        config = Qwen2VLConfig(
+            vision_config={"depth": TOWER},
+            text_config={
+                "hidden_size": 3584,
+                "intermediate_size": 18944,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 28,
+                "num_key_value_heads": 4,
+                "vocab_size": 152064,
+                "rope_parameters": {
+                    "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]
+                },
+            },
+        )  # fmt: skip
+    text = config.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    return config
+
+
+def build(model_type: str, dtype: torch.dtype):
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config_of(model_type), dtype=dtype).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model.requires_grad_(False)
+
+
+def inputs_of(model_type: str, dtype: torch.dtype):
+    """One picture (576 tokens, or 16 x 16 merged patches) and 30 words; and which are the query."""
+    config = config_of(model_type)
+    noise = torch.Generator().manual_seed(1)
+    count = 576 if model_type == "llava" else 256
+    words = torch.randint(10, 1000, (60,), generator=noise).tolist()
+    ids = torch.tensor([words[:30] + [config.image_token_id] * count + words[30:]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model_type == "llava":
+        inputs["pixel_values"] = torch.randn(1, 3, 336, 336, generator=noise).to(dtype)
+    else:
+        inputs["pixel_values"] = torch.randn(1024, 3 * 2 * 14 * 14, generator=noise).to(dtype)
+        inputs["image_grid_thw"] = torch.tensor([[1, 32, 32]])
+        inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
+    query = torch.zeros(ids.shape[1], dtype=torch.bool)
+    query[-28:-5] = True
+    return inputs, query
+
+
+def generate(model, inputs, tokens):
+    more = {"max_new_tokens": tokens, "do_sample": False, "return_dict_in_generate": True}
+    return model.generate(**inputs, **more, output_logits=True)
+
+
+@torch.no_grad()
+def oracles(model_type: str, dtype: torch.dtype = torch.float32, tokens: int = 3) -> dict:
+    """keep_all: largest difference when nothing is dropped (0: bit for bit); hidden: dropping
+    against hiding, at the prompt's last token; cached: decoding against recomputing without cache;
+    effect: how much pruning changes the answer at all."""
+    model = build(model_type, dtype)
+    inputs, query = inputs_of(model_type, dtype)
+    plain = model(**inputs, logits_to_keep=1).logits.float()
+    visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    with pruned(model, "qvid", visual, query=query, layer=3):
+        every = model(**inputs, logits_to_keep=1).logits.float()
+    with pruned(model, "qvid", KEEP, query=query, layer=3) as trace:
+        out = generate(model, inputs, tokens)
+    expected, _ = masked(model, inputs, trace.cuts, out.sequences)
+    start = inputs["input_ids"].shape[1] - 1
+    steps = expected[0, start : start + tokens].float()
+    got = torch.stack(out.logits, 1)[0].float()
+    return {
+        "keep_all": float((every - plain).abs().max()),
+        "hidden": float((got[0] - steps[0]).abs().max()),
+        "cached": float((got[1:] - steps[1:]).abs().max()),
+        "effect": float((got[0] - plain[0, 0]).abs().max()),
+        "logits_std": float(plain.std()),
+        "visual": visual,
+        "kept": len(trace.cuts[0].kept),
+    }
+
+
+def resident(name: str) -> int:
+    """VmRSS or VmHWM (its peak) of this process, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(name + ":")[1].split()[0]) * 1024
+
+
+@torch.no_grad()
+def memory(model_type: str, dtype: torch.dtype = torch.bfloat16) -> dict:
+    """MiB above the weights at the peak of a prefill (without the language head, which copies its
+    weights on some CPUs), and what the cache holds after it."""
+    model = build(model_type, dtype)
+    inputs, query = inputs_of(model_type, dtype)
+    found = {"weights": sum(p.nbytes for p in model.parameters())}
+    for name, layer in (("full", None), ("layer 3", 3), ("layer 0", 0)):
+        for _ in range(2):  # the first run fills the allocator's pools
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
+            before = resident("VmRSS")
+            if layer is None:
+                cache = model.base_model(**inputs).past_key_values
+            else:
+                with pruned(model, "qvid", KEEP, query=query, layer=layer):
+                    cache = model.base_model(**inputs).past_key_values
+            peak = resident("VmHWM") - before
+            stored = sum(part.keys.nbytes + part.values.nbytes for part in cache.layers)
+            del cache
+        found |= {f"peak, {name}": peak, f"cache, {name}": stored}
+    return {name: round(value / 2**20, 1) for name, value in found.items()}
+
+
+@torch.no_grad()
+def overhead(model_type: str, dtype: torch.dtype = torch.bfloat16, tokens: int = 15) -> dict:
+    """What a block adds to a decoded token: time inside the hooks as a share of the token's time at
+    7B width; and, with 32 layers of a narrow model where it shows, all that the block adds."""
+    spent = [0.0]
+
+    def timed(function):
+        def hook(*args, **kwargs):
+            start = thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[0] += thread_time() - start
+
+        return hook
+
+    def decode(model, inputs) -> tuple[float, float]:
+        """(median seconds of a token, mean seconds inside the hooks)"""
+        out = generate(model, inputs, 2)
+        cache, ids, took = out.past_key_values, out.sequences[:, -1:], []
+        spent[0] = 0.0
+        for step in range(tokens):
+            place = torch.tensor([[inputs["input_ids"].shape[1] + step]])
+            start = thread_time()
+            model(input_ids=ids, past_key_values=cache, position_ids=place)
+            took.append(thread_time() - start)
+        return sorted(took)[tokens // 2], spent[0] / tokens
+
+    (wide, query), narrow = inputs_of(model_type, dtype), ask(STAR, model_type=model_type)
+    model, deep = build(model_type, dtype), twin(model_type, layers=32)
+    inside, outside = [], []
+    for _ in range(5):  # in turn, so that a busy machine slows both
+        outside.append(decode(deep, narrow)[0])
+        with pruned(deep, "qvid", 7, layer=3):
+            inside.append(decode(deep, narrow)[0])
+    originals = {n: getattr(_Engine, n) for n in ("refuse", "begin", "score_first", "enter")}
+    try:
+        for name, function in originals.items():
+            setattr(_Engine, name, timed(function))
+        with pruned(model, "qvid", KEEP, query=query, layer=3):
+            token, hooks = decode(model, wide)
+    finally:
+        for name, function in originals.items():
+            setattr(_Engine, name, function)
+    return {
+        "token_ms": round(token * 1e3, 1),
+        "hooks_us": round(hooks * 1e6, 1),
+        "share_percent": round(100 * hooks / token, 3),
+        "layers": LAYERS,
+        "added_us_32_layers": round((min(inside) - min(outside)) * 1e6, 1),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    family, what, *more = sys.argv[1:]
+    assert family in FAMILIES
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    task = {"oracles": oracles, "memory": memory, "overhead": overhead}[what]
+    dtype = kinds[more[0] if more else "float32" if task is oracles else "bfloat16"]
+    started = perf_counter()
+    result = task(family, dtype)
+    result |= {
+        "family": family,
+        "dtype": str(dtype)[6:],
+        "seconds": round(perf_counter() - started),
+    }
+    print(json.dumps({"task": what, **result}))
