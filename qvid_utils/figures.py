@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from .methods import METHODS
 from .paths import figures_dir
+from .results import PAPER_BENCHMARKS
 from .startup import STYLE
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -451,4 +453,258 @@ def query_token_examples(
     for ax in panels[len(samples) :].flat:
         ax.axis("off")
     _legend_below(fig, *panels[0][1].get_legend_handles_labels())
+    return fig
+
+
+# --------------------------------------------------------------------- score maps (notebook 02)
+TITLES = {"variation": "V²Drop's score"}  # where a method's label says more than a panel needs
+CURVES = {  # method -> colour, marker, line: no two share marker and line
+    "qvid": (BLUE, "o", "-"),
+    "per_head_max": (SKY, "s", "-"),
+    "qvid_rope": (PURPLE, "D", "-"),
+    "leverage_qr": (INK, "+", "-"),
+    "column_norm": (VERMILION, "v", "--"),
+    "sigma_weighted": (ORANGE, "x", "--"),
+    "fastv": (ORANGE, "^", "-"),
+    "last_attention": (GREEN, "<", "--"),
+    "v2drop": (PURPLE, "P", "-"),
+    "variation": (VERMILION, "X", ":"),
+    "stride": (PALE, "d", "-."),
+    "random": (GREY, "o", ":"),
+}
+
+
+def _title(method: str) -> str:
+    return TITLES.get(method) or (METHODS[method].label if method in METHODS else method)
+
+
+def _legend_row(fig: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+
+
+def _curve(method: str) -> dict:
+    colour, marker, line = CURVES.get(method, (INK, "*", "-"))
+    return {"color": colour, "marker": marker, "ls": line, "ms": 5, "label": _title(method)}
+
+
+@styled
+def score_maps(pictures: Mapping[str, np.ndarray], maps: pd.DataFrame) -> Figure:
+    """Score of every visual token over the picture, one row per question, one column per method.
+
+    pictures: by sample; maps: `runner.score_maps`. A map runs from its own lowest
+    score (dark) to its highest (bright); what is kept is framed. Source: QViD, figures 1 and 7.
+    """
+    _need(maps, ("sample", "question", "answer", "method", "row", "column", "score", "kept"))
+    samples, methods = maps["sample"].unique(), maps["method"].unique()
+    fig = _figure(WIDTH + 0.2, 1.36 * len(samples) + 0.3)
+    widths = (0.95, 1, *[1] * len(methods))
+    axes = fig.subplots(len(samples), len(widths), squeeze=False, width_ratios=widths)
+    for line, (sample, (side, seen, *panels)) in enumerate(zip(samples, axes, strict=True)):
+        mine = maps[maps["sample"] == sample]
+        side.axis("off")
+        asked = _wrapped(mine["question"].iloc[0], 15) + f"\n(answer: {mine['answer'].iloc[0]})"
+        side.text(0, 0.5, asked, va="center", fontsize=8, transform=side.transAxes)
+        _picture(seen, pictures[sample])
+        if line == 0:
+            seen.set_title("picture", fontsize=9)
+        for ax, method in zip(panels, methods, strict=True):
+            own = mine[mine["method"] == method]
+            _score_map(ax, pictures[sample], own)
+            if line == 0:
+                ax.set_title(_title(method), fontsize=9)
+    return fig
+
+
+def _score_map(ax: Axes, picture: np.ndarray, own: pd.DataFrame) -> None:
+    """The map over a grey picture, kept patches framed, the answer below."""
+    board = (own["row"].max() + 1, own["column"].max() + 1)
+    values, score = np.zeros(board), own["score"] - own["score"].min()
+    values[own["row"], own["column"]] = score / max(score.max(), 1e-12)
+    grey = np.asarray(picture).mean(-1) / 255
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=(0, 1, 1, 0))
+    ax.imshow(values, cmap=MAP, vmin=0, vmax=1, alpha=0.72, extent=(0, 1, 1, 0))
+    for row, column in own.loc[own["kept"], ["row", "column"]].to_numpy():
+        corner = (column / board[1], row / board[0])
+        size = (1 / board[1], 1 / board[0])
+        ax.add_patch(Rectangle(corner, *size, fill=False, ec="white", lw=0.8))
+    _bare(ax)
+    said = own.iloc[0]
+    ax.set_xlabel(f"“{said['prediction']}”: {_verdict(said['right'])}", fontsize=8)
+
+
+# --------------------------------------------------------------------- accuracy over keep and rank
+@styled
+def over_keep(averages: pd.DataFrame, panels: Mapping[str, Sequence[str]]) -> Figure:
+    """Mean over suites in % of the full model, over the visual tokens kept; bars are 95 %.
+
+    averages: `runner.averages`, one row per method and keep; panels: title -> methods. A staged
+    method stands at its mean over layers, as the papers label it; all others after one cut.
+    """
+    _need(averages, ("method", "keep", "all", "all_stderr"))
+    keeps = sorted(averages.loc[averages["method"] != "full", "keep"].unique())
+    fig = _figure(WIDTH, 3.9)
+    for ax, (title, methods) in zip(
+        fig.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        _full_line(ax)
+        shift = np.linspace(-0.8, 0.8, len(methods)) if len(methods) > 1 else [0]
+        for method, by in zip(methods, shift, strict=True):
+            own = averages[averages["method"] == method].sort_values("keep")
+            bars = 1.96 * own["all_stderr"].to_numpy(float)
+            keep = own["keep"].to_numpy(float) + by
+            ax.errorbar(keep, own["all"], bars, elinewidth=0.9, lw=1.3, **_curve(method))
+        ax.set(title=title, xlabel="visual tokens kept")
+        ax.set_xticks(keeps)
+        ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    fig.axes[0].set_ylabel("mean over suites (% of full)")
+    return fig
+
+
+def _full_line(ax: Axes) -> None:
+    ax.axhline(100, color=INK, lw=1, ls=(0, (6, 2)), label="full, all tokens")
+
+
+@styled
+def over_rank(joined: pd.DataFrame) -> Figure:
+    """Avg over the number of modes that vote, ours and the paper's, one colour per budget.
+
+    joined: the Avg rows of `runner.beside(..., 6)` whose rank is a count. Source: QViD, Table 6.
+    """
+    _need(joined, ("budget_pct", "rank", "paper_pct_of_full", "measured_pct_of_full", "stderr"))
+    fig = _figure(WIDTH * 0.72, 3.4)
+    ax = fig.subplots()
+    _full_line(ax)
+    marks = zip((VERMILION, GREEN, BLUE), "vso", strict=True)
+    for (budget, own), (colour, marker) in zip(joined.groupby("budget_pct"), marks, strict=False):
+        own, look = own.sort_values("rank"), {"color": colour, "marker": marker, "ms": 5}
+        bars = 1.96 * own["stderr"]
+        ours = {**look, "label": f"ours, {budget:.1f} % kept"}
+        theirs = {**look, "label": f"paper, {budget:.1f} % kept", "mfc": "white", "ls": ":"}
+        ax.errorbar(own["rank"], own["measured_pct_of_full"], bars, elinewidth=0.9, lw=1.3, **ours)
+        ax.plot(own["rank"], own["paper_pct_of_full"], lw=1.1, **theirs)
+    ax.set_xscale("log", base=2)
+    ranks = sorted(joined["rank"].unique())
+    ax.set_xticks(ranks, [f"{r:.0f}" for r in ranks])
+    ax.set(xlabel="modes that vote, r", ylabel="mean over suites (% of full)")
+    ax.legend(fontsize=7.5, loc="lower right")
+    return fig
+
+
+@styled
+def forest(rows: pd.DataFrame) -> Figure:
+    """QViD minus each other method with its paired interval, one panel per budget.
+
+    rows: `runner.differences`: method, keep, difference, low, high (accuracy points). Right of the
+    line QViD answers more; a hollow point's interval holds zero.
+    """
+    _need(rows, ("method", "keep", "difference", "low", "high"))
+    keeps = sorted(rows["keep"].unique(), reverse=True)
+    order = rows[rows["keep"] == keeps[-1]].sort_values("difference")["method"].tolist()
+    fig = _figure(WIDTH, 0.26 * len(order) + 0.95)
+    for ax, keep in zip(
+        fig.subplots(1, len(keeps), sharey=True, sharex=True, squeeze=False)[0], keeps, strict=True
+    ):
+        own = rows[rows["keep"] == keep].set_index("method").loc[order]
+        ax.axvline(0, color=INK, lw=0.9)
+        ax.grid(axis="y", color="#E6E6E6", lw=0.6)
+        for place, row in enumerate(own.itertuples()):
+            clear = row.low > 0 or row.high < 0
+            ax.plot([row.low, row.high], [place, place], color=BLUE, lw=1.6)
+            ax.plot(row.difference, place, "o", color=BLUE, mfc=BLUE if clear else "white", ms=5)
+        ax.set_title(f"keep {keep}")
+        ax.set_yticks(range(len(order)), [_title(method) for method in order])
+        ax.tick_params(axis="y", length=0)
+        ax.set_xlabel("points")
+    fig.supxlabel("QViD minus the other, accuracy (95 % interval over pictures)", fontsize=9)
+    return fig
+
+
+# --------------------------------------------------------------------- layer sweep (notebook 03)
+@styled
+def layer_sweep(averages: pd.DataFrame) -> Figure:
+    """Mean over suites in % of the full model, by the layer of the cut, one panel per budget.
+
+    averages: `runner.averages_by_layer`; bands are 95 %. Where no suite says something, points are
+    hollow. Source: QViD, Table 4.
+    """
+    _need(averages, ("method", "keep", "layer", "all", "all_stderr", "loud"))
+    keeps = sorted(averages["keep"].unique(), reverse=True)
+    fig = _figure(WIDTH + 0.4, 3.1)
+    for ax, keep in zip(
+        fig.subplots(1, len(keeps), sharey=True, squeeze=False)[0], keeps, strict=True
+    ):
+        _full_line(ax)
+        for method, own in averages[averages["keep"] == keep].groupby("method", sort=False):
+            own, look = own.sort_values("layer"), _curve(method)
+            x, value, half = own["layer"].astype(float), own["all"], 1.96 * own["all_stderr"]
+            ax.fill_between(x, value - half, value + half, color=look["color"], alpha=0.15, lw=0)
+            ax.plot(x, value, lw=1.4, **look)
+            mute = own["loud"] == 0
+            look |= {"mfc": "white", "ls": "", "label": None}
+            ax.plot(x[mute], value[mute], **look)
+        ax.set_title(f"keep {keep}")
+        ax.set_xlabel("layer of the cut")
+        ax.set_xticks(range(0, int(averages["layer"].max()) + 1, 2))
+    fig.axes[0].set_ylabel("mean over suites (% of full)")
+    _legend_row(fig, fig.axes[0])
+    return fig
+
+
+@styled
+def layer_cost(averages: pd.DataFrame) -> Figure:
+    """The same sweep at what it costs: mean visual tokens per layer, one panel per method.
+
+    averages: `runner.averages_by_layer`; a line is a budget, its first point a cut at the
+    first layer, each next point a layer later. Points above one another cost the same.
+    """
+    _need(averages, ("method", "keep", "layer", "mean_tokens", "all"))
+    methods = list(averages["method"].unique())
+    fig = _figure(WIDTH + 0.4, 3.3)
+    looks = list(zip((BLUE, GREEN, VERMILION), "osv", strict=True))
+    for ax, method in zip(
+        fig.subplots(1, len(methods), sharey=True, squeeze=False)[0], methods, strict=True
+    ):
+        _full_line(ax)
+        own = averages[averages["method"] == method]
+        keeps = sorted(own["keep"].unique(), reverse=True)
+        for keep, (colour, marker) in zip(keeps, looks, strict=False):
+            line = own[own["keep"] == keep].sort_values("layer")
+            x, value = line["mean_tokens"].astype(float), line["all"].astype(float)
+            ax.plot(x, value, color=colour, marker=marker, ms=4, lw=1.2, label=f"keep {keep}")
+        ax.set_title(_title(method))
+        ax.set_xlabel("mean visual tokens per layer")
+    fig.axes[0].set_ylabel("mean over suites (% of full)")
+    _legend_row(fig, fig.axes[0])
+    return fig
+
+
+@styled
+def layer_sweep_by_suite(accuracies: pd.DataFrame, least: float) -> Figure:
+    """Accuracy of each suite by the layer of the cut at one budget, full beside.
+
+    accuracies: the accuracy rows of `runner.summary` (benchmark, method, layer, value, stderr).
+    The band is less than `least` points lost: where chance is in it, the suite says nothing.
+    """
+    _need(accuracies, ("benchmark", "method", "layer", "value", "stderr"))
+    suites = list(accuracies.groupby("benchmark", sort=False))
+    fig = _figure(WIDTH, 4.4)
+    axes = fig.subplots(2, -(-len(suites) // 2), sharex=True, sharey=True, squeeze=False)
+    for ax, (suite, part) in zip(axes.flat, suites, strict=False):
+        full = float(part.loc[part["method"] == "full", "value"].iloc[0])
+        ax.axhline(full, color=INK, lw=1, ls=(0, (6, 2)), label="full, all tokens")
+        label = f"less than {least:.0f} points lost"
+        ax.axhspan(full - least, full, color=PALE, alpha=0.25, lw=0, label=label)
+        for method, own in part[part["method"] != "full"].groupby("method", sort=False):
+            own = own.sort_values("layer")
+            x, bars = own["layer"].astype(float), 1.96 * own["stderr"]
+            look = {**_curve(method), "ms": 4}
+            ax.errorbar(x, own["value"], bars, elinewidth=0.8, lw=1.2, **look)
+        ax.set_title(f"{suite} ({PAPER_BENCHMARKS.get(suite, suite)})", fontsize=9)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    for ax in axes[-1]:
+        ax.set_xlabel("layer of the cut")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy (%)")
+    _legend_row(fig, fig.axes[0])
     return fig

@@ -17,6 +17,7 @@ from .base import Metrics, Suite, error_of, metrics, pull_of, value_of
 __all__ = [
     "CELL", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
     "defaults", "differences", "normalised", "says_something", "summary",
+    "verdicts",
 ]  # fmt: skip
 
 CELL = ["method", "variant", "keep", "layer", "rank"]  # what names a cell
@@ -108,8 +109,7 @@ def normalised(
     columns = headlines(suites, halves)
     cells: dict[tuple, tuple[dict, list, dict[str, Metrics]]] = {}
     for labels, suite, part, found in _measured(records, suites):
-        key = tuple(str(value) for value in labels.values())
-        _, parts, mine = cells.setdefault(key, (labels, [], {}))
+        _, parts, mine = cells.setdefault(_key(labels), (labels, [], {}))
         parts.append(part)
         mine[suite.name] = {m: (value_of(r), pull_of(r, part["picture"])) for m, r in found.items()}
     full = next((mine for labels, _, mine in cells.values() if labels["method"] == FULL), None)
@@ -324,28 +324,64 @@ def differences(
     return pd.DataFrame(rows)
 
 
+def verdicts(joined: pd.DataFrame, pairs: pd.DataFrame, method: str = "qvid") -> pd.DataFrame:
+    """Does `method` lead where the paper says so?  One row per other cell that the paper prints.
+
+    joined: `beside` frames; pairs: `differences` of the same cells. paper and measured: its Avg
+    minus the other's, in % of the full model; points, low, high: the paired difference; here: "same
+    way", "other way", or "no difference" where the interval holds zero.
+    """
+    keys = ["method", "rank", "budget_pct"]
+    lines = joined[joined["benchmark"].str.startswith(AVERAGE) & (joined["method"] != FULL)]
+    lines = lines.rename(columns=lambda name: name.replace("_pct_of_full", ""))
+    lines = lines.dropna(subset=["paper", "measured"]).drop_duplicates(keys)
+    usual = find_method(method).params.get("rank")
+    # In a table without ranks the method stands with its default one, unsaid.
+    lead = (lines["method"] == method) & (lines["rank"].isna() | (lines["rank"] == usual))
+    own = lines[lead].drop_duplicates("budget_pct").set_index("budget_pct")
+    rows = lines[~lead].rename(columns={"keep_measured": "keep"})
+    for side in ("paper", "measured"):
+        rows = rows.assign(**{side: own[side].loc[rows["budget_pct"]].to_numpy() - rows[side]})
+    ranks = rows["method"].map(lambda name: find_method(name).params.get("rank"))
+    rows["rank"] = rows["rank"].fillna(ranks.astype("float64"))
+    plain = pairs[pairs["variant"] == ""].rename(columns={"difference": "points"})
+    plain = plain.astype({"rank": "float64", "keep": "Int64"})
+    found = rows.merge(
+        plain[["method", "rank", "keep", "points", "low", "high"]], on=["method", "rank", "keep"]
+    )
+    clear = (found["low"] > 0) | (found["high"] < 0)
+    way = np.where(found["paper"] * found["points"] > 0, "same way", "other way")
+    found["here"] = np.where(clear, way, "no difference")
+    shown = ["method", "rank", "keep", "paper", "measured", "points", "low", "high", "here"]
+    return found[shown]
+
+
 def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     """Whether a run on some questions agrees with the stored one on all of them, cell by cell.
 
-    live, stored: accuracy in %, each on its own questions; bound: four standard errors of the live
-    one over pictures, at least the weight of one question (some sixty cells are looked at, so two
-    would be too few); within: |live - stored| <= bound; same: share of equal answers, in %, on the
-    questions that both were asked. Cells that were not stored are left out.
+    live, stored: accuracy in %, each on its own questions; bound: four standard errors over
+    pictures of so few questions, as the stored run scatters, at least the weight of one question
+    (some sixty cells are looked at, so two would be too few); within: |live - stored| <= bound;
+    same: share of equal answers, in %, on the questions that both were asked. Cells that were not
+    stored are left out.
     """
     keys = ["sample", *CELL]
     both = live.merge(stored[[*keys, "prediction"]], on=keys, suffixes=("", "_stored"))
-    both["same"] = both["prediction"] == both["prediction_stored"]
-    known = stored.groupby(CELL, dropna=False, sort=False)["score"].mean().mul(100)
-    known = known.rename("stored").reset_index()
+    both["same"] = 100.0 * (both["prediction"] == both["prediction_stored"])
+    known = {_key(labels): part for labels, part in _cells(stored)}
     rows = []
     for labels, part in _cells(both):
-        score = 100 * part["score"]
-        pull = ((score - score.mean()) / len(score)).groupby(part["picture"].to_numpy()).sum()
-        bound = max(4 * error_of(pull), 100 / len(part))
-        rows.append(labels | {"n": len(part), "live": score.mean(), "bound": bound,
-                              "same": 100 * part["same"].mean()})  # fmt: skip
-    frame = pd.DataFrame(rows, columns=[*CELL, "n", "live", "bound", "same"])
-    frame = frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
-    frame = frame.merge(known, on=CELL, how="left")
+        score = 100 * known[_key(labels)]["score"]
+        pictures = known[_key(labels)]["picture"].to_numpy()
+        error = error_of(((score - score.mean()) / len(score)).groupby(pictures).sum())
+        value, n = 100 * part["score"].mean(), len(part)
+        bound = max(4 * error * (len(score) / n) ** 0.5, 100 / n)
+        rows.append(labels | {"n": n, "live": value, "stored": score.mean(), "bound": bound,
+                              "same": part["same"].mean()})  # fmt: skip
+    frame = pd.DataFrame(rows, columns=[*CELL, "n", "live", "stored", "bound", "same"])
     frame["within"] = (frame["live"] - frame["stored"]).abs() <= frame["bound"]
-    return frame
+    return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
+
+
+def _key(labels: dict) -> tuple:
+    return tuple(None if pd.isna(value) else value for value in labels.values())

@@ -1,0 +1,400 @@
+"""From cells to per-question records: every cell answers the same questions.
+
+    python -m qvid_utils.runner --profile tiny --out data/measured
+
+asks the embedded model every question of its suites under every cell of notebooks 02 and 03, and
+stores the answers and the long table of results that the notebooks set beside their own runs.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from .benchmarks import TINY, Suite, suite
+from .benchmarks.base import picture, right
+from .benchmarks.report import (
+    CELL,
+    agreement,
+    averages,
+    averages_by_layer,
+    beside,
+    columns_side_by_side,
+    defaults,
+    differences,
+    normalised,
+    says_something,
+    summary,
+    verdicts,
+)
+from .families import Unavailable, family_of
+from .grid import layers_once
+from .methods import METHODS, Method, method
+from .models import load
+from .paths import DATA, PROFILES
+from .pruning import pictures_once, pruned
+from .results import write
+from .rules import RULES
+from .schedules import Infeasible
+from .startup import start
+
+__all__ = [
+    "Cell", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
+    "defaults", "differences", "evaluate", "every_method", "grid", "layer_cells", "normalised",
+    "says_something", "score_maps", "scoring_cells", "setting", "store", "stored", "stored_cells",
+    "summary", "verdicts",
+]  # fmt: skip
+
+# An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
+NEW_TOKENS = 2
+KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
+STORED = ("suite", "sample", "asked", *CELL, "prediction", "mean_tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One setting to evaluate: a method at a budget and a layer, or the full model (`method=None`).
+
+    params: overrides of the method (`rank=8`, `query="content"`, …). A name, word or value that
+    the method does not know is an error here, and not in the middle of a run.
+    """
+
+    method: str | Method | None = None
+    keep: int | None = None
+    layer: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.method is None) != (self.keep is None):
+            raise ValueError(
+                f"cell with method={self.method!r} and keep={self.keep!r}: give both to prune, "
+                "neither for the full model"
+            )
+        if self.method is None and (self.params or self.layer is not None):
+            raise ValueError("cell without a method: the full model has no layer and no parameters")
+        if self.method is not None:
+            method(self.method, **self.params)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What names the cell in a table; variant: its parameters but the rank, in words."""
+        if self.method is None:
+            return dict.fromkeys(CELL) | {"method": "full", "variant": ""}
+        chosen = method(self.method, **self.params)
+        named = [(name, value) for name, value in self.params.items() if name != "rank"]
+        words = [name if value is True else f"{name}={value}" for name, value in named]
+        return {
+            "method": chosen.name,
+            "variant": ", ".join(words),
+            "keep": self.keep,
+            "layer": self.layer,
+            "rank": chosen.params.get("rank"),
+        }
+
+
+def grid(
+    methods: Iterable[str | Method],
+    keeps: Iterable[int],
+    layers: Iterable[int | None] = (None,),
+    **params: Any,
+) -> list[Cell]:
+    """Every method at every budget and layer, with the same parameters."""
+    keeps, layers = list(keeps), list(layers)
+    return [Cell(m, keep, layer, params) for m in methods for keep in keeps for layer in layers]
+
+
+def every_method() -> list[str]:
+    """The methods of the table, then every rule that none of them uses: a new rule is in."""
+    used = {entry.rule.name for entry in METHODS.values()}
+    return [*METHODS, *(name for name in RULES if name not in used)]
+
+
+def scoring_cells(keeps: Sequence[int] = KEEPS) -> list[Cell]:
+    """Notebook 02: all methods, QViD's ranks (counts and a share of the energy) and its spans."""
+    ranks = [cell for rank in (1, 2, 4, 8, 0.9) for cell in grid(["qvid"], keeps, rank=rank)]
+    spans = [cell for span in ("content", "prompt") for cell in grid(["qvid"], keeps, query=span)]
+    return [Cell(), *grid(every_method(), keeps), *ranks, *spans]
+
+
+def layer_cells(layers: Iterable[int], keeps: Sequence[int] = KEEPS) -> list[Cell]:
+    """Notebook 03: where to cut, for QViD, its raw energy and chance."""
+    return [Cell(), *grid(["qvid", "column_norm", "random"], keeps, list(layers))]
+
+
+def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
+    """Model, processor and suites of a profile. Unavailable where this version has them not."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
+    if profile == "paper":
+        raise Unavailable(
+            "profile='paper' asks LLaVA-1.5-7B the questions of GQA, SQA, TextVQA, POPE, MME and "
+            "MMBench, and this version reads none of these six benchmarks yet: use profile='tiny'"
+        )
+    return *load("tiny/llava"), [suite(name) for name in TINY]
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    processor: Any,
+    suites: Sequence[Suite],
+    cells: Sequence[Cell],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> pd.DataFrame:
+    """Per-question records of every cell on every suite, greedy answers.
+
+    One row per cell and question, cells in the order given: suite, sample, picture, kind, split,
+    group, question, answer, the cell (`CELL`; layer is where a single cut was made), prediction,
+    score (1 for the right word, else 0), mean_tokens. `limit` draws that many questions of each
+    suite by `seed`, pairs whole, the same ones for every cell. Work that cells share is done once
+    per batch: pictures, and the layers below their cuts. A failing sample stops the run, with the
+    ids of its batch: nothing failed is ever scored. A cell whose schedule cannot meet its budget is
+    left out with a warning that names the floor.
+    """
+    names = [tuple(cell.labels.values()) for cell in cells]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two cells are called {dict(zip(CELL, twice, strict=True))}: drop one")
+    # The unpruned prompt comes first, so that its layers are what the others find done.
+    turns = sorted(range(len(cells)), key=lambda i: cells[i].method is not None)
+    rows: dict[int, list[dict]] = {i: [] for i in turns}
+    suites = [suite.head(limit, seed) for suite in suites]
+    total = sum(len(s.samples) for s in suites) * len(cells)
+    # No bar where nobody watches: it would end up in a notebook's stored output.
+    with tqdm(total=total, desc="answers", mininterval=1, disable=None) as bar:
+        for one in suites:
+            for batch in _batches(one.samples, batch_size):
+                inputs = _inputs(processor, batch, model.device)
+                with pictures_once(model), layers_once(model):
+                    for i in list(turns):
+                        try:
+                            with _Named(one, cells[i], batch):
+                                rows[i] += _answer(model, processor, one, batch, inputs, cells[i])
+                        except Infeasible as floor:
+                            turns.remove(i)
+                            rows[i] = []
+                            warnings.warn(f"{cells[i].labels} is left out: {floor}", stacklevel=2)
+                        bar.update(len(batch))
+    frame = pd.DataFrame([row for i in range(len(cells)) for row in rows[i]])
+    return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
+
+
+def _batches(samples: pd.DataFrame, size: int) -> list[pd.DataFrame]:
+    """Equal parts of at most `size`, questions of like length together: little padding."""
+    length = samples["question"].str.split().str.len()
+    order = np.argsort(length.to_numpy(), kind="stable")
+    return [samples.iloc[part] for part in np.array_split(order, -(-len(order) // size))]
+
+
+def _inputs(processor: Any, batch: pd.DataFrame, device: torch.device) -> dict:
+    content = [
+        [
+            {"type": "image", "image": picture(row.image, row.id)},
+            {"type": "text", "text": row.question},
+        ]
+        for row in batch.itertuples()
+    ]
+    return processor.apply_chat_template(
+        [[{"role": "user", "content": part}] for part in content],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={"padding": True},
+    ).to(device)
+
+
+class _Named:
+    """Tells an error in the block which questions and which cell it happened to."""
+
+    def __init__(self, suite: Suite, cell: Cell, batch: pd.DataFrame):
+        self.where = f"suite {suite.name}, cell {cell.labels}, samples {', '.join(batch['id'])}"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, failure: BaseException | None, trace: Any) -> None:
+        if failure is not None:
+            failure.add_note(self.where)
+
+
+def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell) -> list[dict]:
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    labels = cell.labels
+    if cell.method is None:
+        ids = model.generate(**inputs, **options)
+        tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+    else:
+        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+            ids = model.generate(**inputs, **options)
+        tokens, cuts = trace.mean_tokens, {cut.layer for cut in trace.cuts}
+        labels["layer"] = cuts.pop() if len(cuts) == 1 else None
+    said = _said(processor, inputs, ids)
+    return [
+        {
+            "suite": suite.name,
+            "sample": row.id,
+            "picture": row.picture,
+            "kind": row.kind,
+            "split": row.split,
+            "group": row.group,
+            "question": row.question,
+            "answer": row.answer,
+            **labels,
+            "prediction": words,
+            "score": float(right(words, row.answer)),
+            "mean_tokens": float(count),
+        }
+        for row, words, count in zip(batch.itertuples(), said, tokens, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def score_maps(
+    model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]
+) -> pd.DataFrame:
+    """What the first cut of each cell scores and keeps: one row per question, cell and token.
+
+    samples: rows of a suite. Columns: sample, question, answer, method, layer, prediction, right,
+    token, row and column (of the visual tokens' grid), score, kept.
+    """
+    frames = []
+    inputs = _inputs(processor, samples, model.device)
+    for cell in cells:
+        options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+            ids = model.generate(**inputs, **options)
+        said = _said(processor, inputs, ids)
+        for i, row in enumerate(samples.itertuples()):
+            cut = next(cut for cut in trace.cuts if cut.row == i)
+            token = cut.scored.numpy(force=True)
+            _, _, columns = family_of(model).grid(model.config, cut.n_visual, inputs)
+            frames.append(pd.DataFrame({
+                "sample": row.id, "question": row.question, "answer": row.answer,
+                "method": cell.labels["method"], "layer": cut.layer, "prediction": said[i],
+                "right": right(said[i], row.answer), "token": token, "row": token // columns,
+                "column": token % columns, "score": cut.scores.double().numpy(force=True),
+                "kept": np.isin(token, cut.kept.numpy(force=True)),
+            }))  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+def _said(processor: Any, inputs: dict, ids: torch.Tensor) -> list[str]:
+    """The new words of each answer."""
+    new = ids[:, inputs["input_ids"].shape[1] :]
+    return [words.strip() for words in processor.batch_decode(new, skip_special_tokens=True)]
+
+
+# ---------------------------------------------------------------- a run on all questions
+
+
+def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str) -> list[Path]:
+    """Write `<name>.csv` (results, the schema of data/README.md) and `<name>_answers.parquet`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = folder / f"{name}_answers.parquet"
+    texts = {c: "category" for c in ("suite", "sample", "method", "variant", "prediction")}
+    kept = records.assign(asked=_asked(records))[list(STORED)].astype(texts)
+    kept.to_parquet(answers, index=False, compression="zstd")
+    return [write(summary(records, suites), folder / f"{name}.csv"), answers]
+
+
+def _asked(frame: pd.DataFrame) -> list[int]:
+    """A number made from question and answer: tells whether an id still means the same."""
+    pairs = zip(frame["question"], frame["answer"], strict=True)
+    return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
+
+
+def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
+    """The records of the stored run on all questions, as `evaluate` gave them.
+
+    Raises ValueError where there is no such run, or where it answered other questions.
+    """
+    path = folder / f"{profile}_llava_answers.parquet"
+    if not path.exists():
+        raise ValueError(f"no stored run {path.name}: python -m qvid_utils.runner makes it")
+    answers = pd.read_parquet(path)
+    texts = answers.select_dtypes("category").columns
+    answers = answers.astype({column: "object" for column in texts})
+    questions = pd.concat([suite(name).samples for name in answers["suite"].unique()])
+    questions = questions.assign(asked=_asked(questions)).rename(columns={"id": "sample"})
+    columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
+    frame = answers.merge(questions[columns], on=["sample", "asked"], how="left")
+    if frame["question"].isna().any():
+        unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
+        raise ValueError(
+            f"{path.name} answers another question than {unknown!r} of today: the suites have "
+            "changed, so run python -m qvid_utils.runner again"
+        )
+    pairs = zip(frame["prediction"], frame["answer"], strict=True)
+    return frame.drop(columns="asked").assign(score=[float(right(*pair)) for pair in pairs])
+
+
+def stored_cells(depth: int) -> list[Cell]:
+    """What `main` evaluates: notebook 02 whole; notebook 03 without column norm, to save time."""
+    (default,) = METHODS["qvid"].schedule(1, 1, depth)  # its layer is among the scoring cells
+    others = [layer for layer in range(depth) if layer != default.layer]
+    return scoring_cells() + grid(["qvid", "random"], KEEPS, others)
+
+
+def _one_suite(profile: str, place: int, limit: int | None, seed: int) -> pd.DataFrame:
+    """The stored cells on one suite, in a process of its own with one thread."""
+    start(seed, threads=1)
+    model, processor, suites = setting(profile)
+    depth = model.config.get_text_config().num_hidden_layers
+    return evaluate(model, processor, [suites[place]], stored_cells(depth), limit=limit, seed=seed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: all questions, the cells of notebooks 02 and 03."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qvid_utils.runner", description="Ask every question under every cell."
+    )
+    parser.add_argument("--profile", default="tiny", choices=PROFILES)
+    parser.add_argument("--out", type=Path, default=DATA / "measured", metavar="FOLDER")
+    parser.add_argument("--limit", type=int, metavar="N", help="questions per suite (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the questions under --limit")
+    parser.add_argument("--workers", type=int, default=2, help="suites at the same time")
+    chosen = parser.parse_args(argv)
+    began = perf_counter()
+    start(chosen.seed)
+    try:
+        *_, suites = setting(chosen.profile)
+    except Unavailable as missing:
+        parser.error(str(missing))
+    with ProcessPoolExecutor(chosen.workers, get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(_one_suite, chosen.profile, place, chosen.limit, chosen.seed)
+            for place in range(len(suites))
+        ]
+        parts = [job.result() for job in tqdm(jobs, desc="suites", disable=None)]
+    records = _interleaved(parts)
+    for path in store(records, suites, chosen.out, f"{chosen.profile}_llava"):
+        print(path)
+    print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
+    return 0
+
+
+def _interleaved(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of single suites as one frame, cell by cell, as `evaluate` orders several suites."""
+    pieces = [[rows for _, rows in p.groupby(CELL, dropna=False, sort=False)] for p in parts]
+    return pd.concat([p for cell in zip(*pieces, strict=True) for p in cell], ignore_index=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
