@@ -92,10 +92,10 @@ class Method:
             _one_of("query", self.query, QUERIES, "or a bool tensor over the prompt's tokens")
         if not isinstance(self.rope, bool):
             raise TypeError(f"rope={self.rope!r}: give True or False")
-        if self.rope and not {"interaction", "queries", "keys"} & set(self.rule.sees):
+        if self.rope and "interaction" not in self.rule.sees:
             raise ValueError(
                 f"rope=True: rule {self.rule.name!r} sees {', '.join(self.rule.sees)}, and rope "
-                "changes only interaction, queries and keys"
+                "changes only interaction"
             )
 
     def describe(self) -> str:
@@ -159,7 +159,7 @@ def _find(name: "str | Method | Rule") -> Method:
     if name in RULES:
         return Method(name, RULES[name])
     known = sorted({*METHODS, *RULES})
-    near = get_close_matches(name, known, n=3)
+    near = get_close_matches(name.lower(), known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
     raise ValueError(f"unknown method {name!r}: {hint}")
 

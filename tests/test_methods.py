@@ -154,6 +154,11 @@ def test_a_bad_type_raises_with_what_is_allowed(override, message):
         method("qvid", **override)
 
 
+def test_the_nearest_name_is_found_whatever_the_case():
+    with pytest.raises(ValueError, match="unknown method 'QViD': did you mean qvid"):
+        method("QViD")
+
+
 def test_rope_is_refused_where_it_would_do_nothing():
     with pytest.raises(ValueError, match="rope=True: rule 'variation' sees hidden, previous, and"):
         method("v2drop", rope=True)

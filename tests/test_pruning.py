@@ -728,6 +728,20 @@ def test_a_bad_prompt_is_one_clear_sentence(inputs, match, more):
     assert model(**ask(STAR)).logits.shape[1] == 32
 
 
+def test_a_mask_of_the_callers_own_is_refused_and_a_causal_one_is_not():
+    model, inputs = built("llava"), ask(STAR)
+    length = inputs["input_ids"].shape[1]
+    causal = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    logits = []
+    for mask in (inputs["attention_mask"], causal):
+        with pruned(model, "qvid", KEEP):
+            logits.append(model(**{**inputs, "attention_mask": mask}).logits)
+    assert torch.equal(*logits)
+    window = causal & ~causal.tril(-9)  # nobody looks back further than nine places
+    with refused("4-D mask that is more than causal"):
+        run(model, {**inputs, "attention_mask": window}, "qvid", KEEP)
+
+
 def test_no_query_token_names_the_row():
     class Empty(Prompt):
         def text(self, model_type):

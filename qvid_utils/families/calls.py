@@ -21,7 +21,11 @@ def has_pixels(kwargs: Mapping[str, Any]) -> bool:
 
 
 def real_tokens(mask: Any, length: int, aligned: bool) -> Tensor | None:
-    """Which tokens, cached ones first, are no padding, (B, length) bool; None: all of them."""
+    """Which tokens, cached ones first, are no padding, (B, length) bool; None: all of them.
+
+    Raises ValueError for a 4-D mask that is more than causal with padding: layers after a cut get a
+    mask that is made anew, and what else it says would be lost.
+    """
     if isinstance(mask, dict):
         mask = mask["full_attention"]
     if not isinstance(mask, Tensor):
@@ -29,8 +33,17 @@ def real_tokens(mask: Any, length: int, aligned: bool) -> Tensor | None:
     if mask.dim() == 4:  # prepared for a static cache: what the last token may see
         if not aligned:  # numbered by layer 0, which has lost columns; all is real then
             return None
-        mask = mask[:, 0, -1, :length]
-        mask = mask if mask.dtype == torch.bool else mask == 0
+        seen = mask[:, 0, :, :length]
+        seen = seen if seen.dtype == torch.bool else seen == 0
+        mask = seen[:, -1]
+        places = torch.arange(length, device=mask.device)
+        own = places[length - seen.shape[1] :]
+        causal = mask[:, None] & (places <= own[:, None])
+        if bool(((seen != causal).any(-1) & mask[:, own]).any()):
+            raise ValueError(
+                "attention_mask is a 4-D mask that is more than causal with padding, which cannot "
+                "be carried past a cut: give a 2-D mask, or leave the pruning out"
+            )
     return mask.bool()
 
 
