@@ -205,6 +205,7 @@ class _Scored(Exception):
 
 
 _ACTIVE: WeakSet = WeakSet()  # base models inside a block
+_CUT: WeakSet = WeakSet()  # caches that hold a pruned prompt, whichever block pruned it
 
 
 class _Engine:
@@ -312,9 +313,12 @@ class _Engine:
             return Ledger()
         if past == 0:
             self.ledgers[cache] = Ledger()
+            _CUT.discard(cache)
         elif cache not in self.ledgers:
-            # filled outside the block: fine, unless another block has pruned it
-            if len({int(cache.get_seq_length(i)) for i in range(len(self.layers))}) > 1:
+            # Filled outside the block: fine, unless another block has pruned it. Unequal lengths
+            # give a copy of a pruned cache away; after a cut at layer 0 all lengths are equal.
+            lengths = {int(cache.get_seq_length(i)) for i in range(len(self.layers))}
+            if cache in _CUT or len(lengths) > 1:
                 raise ValueError(
                     "this cache was pruned in another block: continue it there, or start the "
                     "conversation afresh"
@@ -473,6 +477,7 @@ class _Engine:
         self.ledger.seen[i] = seen
         if cache is not None:
             self.ledgers[cache] = self.ledger
+            _CUT.add(cache)
         now.mask = create_causal_mask(self.config, hidden, seen, cache, layer_idx=i)
         now.short = True
         if self.method.positions == "contiguous":

@@ -796,6 +796,15 @@ def test_a_cache_belongs_to_its_block():
         model(input_ids=torch.tensor([[7], [8]]), past_key_values=out.past_key_values)
 
 
+def test_a_cache_cut_at_layer_0_is_known_in_another_block():
+    """All its layers are equally short: its lengths do not give it away."""
+    model, inputs = built(), ask(STAR, DOTS)
+    with pruned(model, "qvid", KEEP, layer=0):
+        cache = model(**inputs).past_key_values
+    with pruned(model, "qvid", KEEP, layer=0), refused("pruned in another block"):
+        model(input_ids=torch.tensor([[7], [8]]), past_key_values=cache)
+
+
 def test_a_static_cache_can_be_used_again():
     model = built()
     cache = StaticCache(config=model.config.get_text_config(), max_cache_len=60)
