@@ -42,6 +42,7 @@ from .methods import Method
 from .methods import method as find_method
 from .schedules import Cut, mean_tokens
 from .selection import Kept
+from .vocabulary import WORDS
 
 __all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
 
@@ -143,6 +144,9 @@ def observed(
     """Collect evidence where a layer begins and change nothing: one dict for each prompt with
     pictures, e.g. `observed(model, "interaction", layer=3)`, with the words as keys."""
     _check_numbers(model, 1, layer)
+    unknown = sorted(set(words) - set(WORDS))
+    if unknown:
+        raise ValueError(f"no evidence is called {', '.join(unknown)}; known: {', '.join(WORDS)}")
     neutral = replace(find_method("qvid"), query=query, rope=rope)
     found: list[dict[str, Any]] = []
 
@@ -161,7 +165,8 @@ def observed(
 def _check_numbers(model: nn.Module, keep: int, layer: int | None) -> int:
     n_layers = len(family_of(model).part(model, "layers"))
     for name, value in (("keep", keep), ("layer", layer)):
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+        free = name == "layer" and value is None  # None is the method's own depth
+        if not free and (isinstance(value, bool) or not hasattr(value, "__index__")):
             raise TypeError(f"{name}={value!r}: give a whole number")
     if keep < 1:
         raise ValueError(f"keep={keep}: keep at least 1 visual token of each prompt")

@@ -659,6 +659,7 @@ def bare(**changes):
         (("qvid", -3), {}, ValueError, "keep=-3"),
         (("qvid", 17), {}, ValueError, "keep=17: the prompt has 16 visual tokens"),
         (("qvid", 3.5), {}, TypeError, "keep=3.5: give a whole number"),
+        (("qvid", None), {}, TypeError, "keep=None: give a whole number"),
         (("qvid", True), {}, TypeError, "keep=True"),
         (("qvid", [4, 2]), {}, TypeError, "keep="),
         (("qvid", 7), {"layer": 8}, ValueError, "layer=8: the model has layers 0 to 7"),
@@ -740,6 +741,14 @@ def test_a_mask_of_the_callers_own_is_refused_and_a_causal_one_is_not():
     window = causal & ~causal.tril(-9)  # nobody looks back further than nine places
     with refused("4-D mask that is more than causal"):
         run(model, {**inputs, "attention_mask": window}, "qvid", KEEP)
+
+
+def test_an_unknown_word_of_evidence_is_named():
+    with (
+        refused("no evidence is called interactoin; known: hidden"),
+        observed(built(), "interactoin", layer=3),
+    ):
+        pass
 
 
 def test_no_query_token_names_the_row():
