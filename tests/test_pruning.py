@@ -743,6 +743,13 @@ def test_a_mask_of_the_callers_own_is_refused_and_a_causal_one_is_not():
         run(model, {**inputs, "attention_mask": window}, "qvid", KEEP)
 
 
+def test_a_mask_with_a_hole_is_refused():
+    inputs = ask(STAR)
+    inputs["attention_mask"][0, 2] = 0
+    with refused("attention_mask has a hole"):
+        run(built(), inputs, "qvid", KEEP)
+
+
 def test_an_unknown_word_of_evidence_is_named():
     with (
         refused("no evidence is called interactoin; known: hidden"),

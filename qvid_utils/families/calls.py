@@ -74,6 +74,8 @@ def check_prompt(given: Tensor, visual: Tensor, past: int, whole: list[str]) -> 
         )
     if not bool(given[:, -1].all()):
         raise ValueError("attention_mask ends in padding: pad the prompts on the left")
+    if bool((given[:, :-1] & ~given[:, 1:]).any()):  # the cut would move what stands behind it
+        raise ValueError("attention_mask has a hole: pad the prompts on the left and nowhere else")
     if bool(visual[:, -1].any()):
         raise ValueError(
             "the prompt ends in a picture: end it with text, as the chat template does "
