@@ -25,7 +25,8 @@ from torch import nn
 from tqdm import tqdm
 
 from .benchmarks import TINY, Suite, suite
-from .benchmarks.base import picture, right
+from .benchmarks.base import right
+from .benchmarks.observation import prompts
 from .benchmarks.report import (
     CELL,
     agreement,
@@ -180,7 +181,7 @@ def evaluate(
     with tqdm(total=total, desc="answers", mininterval=1, disable=None) as bar:
         for one in suites:
             for batch in _batches(one.samples, batch_size):
-                inputs = _inputs(processor, batch, model.device)
+                inputs = prompts(processor, batch, model.device)
                 with pictures_once(model), layers_once(model):
                     for i in list(turns):
                         try:
@@ -200,24 +201,6 @@ def _batches(samples: pd.DataFrame, size: int) -> list[pd.DataFrame]:
     length = samples["question"].str.split().str.len()
     order = np.argsort(length.to_numpy(), kind="stable")
     return [samples.iloc[part] for part in np.array_split(order, -(-len(order) // size))]
-
-
-def _inputs(processor: Any, batch: pd.DataFrame, device: torch.device) -> dict:
-    content = [
-        [
-            {"type": "image", "image": picture(row.image, row.id)},
-            {"type": "text", "text": row.question},
-        ]
-        for row in batch.itertuples()
-    ]
-    return processor.apply_chat_template(
-        [[{"role": "user", "content": part}] for part in content],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        processor_kwargs={"padding": True},
-    ).to(device)
 
 
 class _Named:
@@ -275,7 +258,7 @@ def score_maps(
     token, row and column (of the visual tokens' grid), score, kept.
     """
     frames = []
-    inputs = _inputs(processor, samples, model.device)
+    inputs = prompts(processor, samples, model.device)
     for cell in cells:
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
         with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:

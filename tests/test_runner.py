@@ -171,7 +171,7 @@ def test_a_budget_below_the_floor_leaves_the_cell_out(loaded, suites):
 def test_remembered_layers_change_no_bit(loaded, suites):
     """Logits of cells at several layers, each with and without what the full prompt left."""
     model, processor = loaded
-    inputs = runner._inputs(processor, suites[0].samples, model.device)
+    inputs = runner.prompts(processor, suites[0].samples, model.device)
     cells = [("qvid", 16, 4), ("random", 48, 1), ("qvid", 144, 2), ("stride", 16, 0)]
     with torch.inference_mode():
         alone = []
@@ -187,7 +187,7 @@ def test_remembered_layers_change_no_bit(loaded, suites):
 
 def test_remembered_layers_are_not_computed_again(loaded, suites):
     model, processor = loaded
-    inputs = runner._inputs(processor, suites[0].samples, model.device)
+    inputs = runner.prompts(processor, suites[0].samples, model.device)
     layers, ran = model.model.language_model.layers, []
     hooks = [layer.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
              for i, layer in enumerate(layers)]  # fmt: skip
@@ -204,7 +204,7 @@ def test_remembered_layers_are_not_computed_again(loaded, suites):
 def test_another_prompt_of_the_same_shape_is_not_mixed_up(loaded, suites):
     model, processor = loaded
     rows = suites[1].samples
-    one, two = (runner._inputs(processor, rows.iloc[[i]], model.device) for i in (0, 0))
+    one, two = (runner.prompts(processor, rows.iloc[[i]], model.device) for i in (0, 0))
     two["pixel_values"] = two["pixel_values"].flip(-1)
     with torch.inference_mode():
         want = model(**two).logits
