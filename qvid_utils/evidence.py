@@ -146,7 +146,7 @@ class Evidence:
 class Scene:
     """A padded batch of prompts with pictures, at the door of the layer about to run.
 
-    The caller's own, (B, S): ids, given (no padding), words (the query), counts of visual tokens,
+    The caller's own, (B, S): ids, given (no padding), counts of visual tokens,
     features (B, S, d) entering layer 0. Of the tokens that are left, (B, S'): valid (no padding and
     no filler), visual, number (of a visual token among its row's), column (in the caller's prompt),
     hidden and before (B, S', d) entering this layer and the one before, rotary: cos and sin.
@@ -155,7 +155,6 @@ class Scene:
     ids: Tensor
     given: Tensor
     visual: Tensor
-    words: Tensor | None = None
     features: Tensor | None = None
     hidden: Tensor | None = None
     before: Tensor | None = None
@@ -192,8 +191,10 @@ class Scene:
         """(N_v,): where a row's visual tokens stand among its S' columns."""
         return self.visual[row].nonzero()[:, 0]
 
-    def evidence(self, i: int, row: int, layers: nn.ModuleList, **about: Any) -> Evidence:
-        """What one prompt shows where layer i begins."""
+    def evidence(
+        self, i: int, row: int, layers: nn.ModuleList, words: Tensor | None = None, **about: Any
+    ) -> Evidence:
+        """What one prompt shows where layer i begins; words (B, S): the query among the ids."""
         here = self.valid[row].nonzero()[:, 0]
         visual, columns = self.visual[row, here].nonzero()[:, 0], self.column[row, here]
         cos, sin = (t.expand(len(self.valid), -1, -1)[row, here] for t in self.rotary)
@@ -207,7 +208,7 @@ class Scene:
             module=layers[i],
             before=None if self.before is None else self.before[row, here],
             module_before=layers[i - 1] if i else None,
-            find_query=lambda: self.words[row, columns].nonzero()[:, 0],
+            find_query=lambda: words[row, columns].nonzero()[:, 0],
             features_of=None if self.features is None else self.features[row, columns[visual]],
             **about,
         )

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -59,17 +58,20 @@ def load(
     if device is None:
         on_gpu = torch.cuda.is_available() and not str(name).startswith(EMBEDDED)
         device = "cuda" if on_gpu else "cpu"
-    device = torch.device(device)
+    device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     where = {"local_files_only": True} if local else {"revision": revision}
     if local:
         _check_folder(Path(source))
+    reading = "config.json"
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
         _check_type(source, config.model_type)
         _check_memory(source, config, dtype, device)
+        reading = "processor files"
         processor = processor_from(source, config, **where)
+        reading = "weights"
         model, info = AutoModelForImageTextToText.from_pretrained(
             source,
             dtype=dtype,
@@ -80,16 +82,23 @@ def load(
             ignore_mismatched_sizes=True,  # told apart below, in one sentence
             **where,
         )
-    except (OSError, ValueError, ImportError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, LoadError | Unavailable):
-            raise
-        raise _explained(source, local, attention, error) from error
+    except (LoadError, Unavailable):
+        raise
+    except Exception as error:  # foreign files: the libraries fail in every way there is
+        raise _explained(source, local, attention, reading, error) from error
     lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
     if lacking:
         # the library would go on with random numbers in their place
         raise LoadError(
             f"{source}: {len(lacking)} weights are missing or have another shape, first "
             f"{lacking[0]}; copy the checkpoint again"
+        )
+    deeper = [k for k in sorted(info["unexpected_keys"]) if re.search(r"\b(layers|blocks)\.\d", k)]
+    if deeper:
+        # what is left would run, as another model
+        raise LoadError(
+            f"{source}: its weights have {len(deeper)} tensors of layers that config.json does not "
+            f"know, first {deeper[0]}; copy the checkpoint's own config.json"
         )
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
@@ -100,13 +109,25 @@ def load(
     return model, processor
 
 
+def _device(name: torch.device | str) -> torch.device:
+    """ValueError for a device that torch does not know or that is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        there = "cpu" + ", cuda" * torch.cuda.is_available()
+        raise ValueError(f"device={name!r} cannot be used here; there is {there}") from error
+    return device
+
+
 def _locate(name: str) -> tuple[str, bool]:
     """(folder or hub id, whether it is a folder)."""
     if name.startswith(EMBEDDED):
         folder = DATA / name
         if not folder.is_dir():
-            there = sorted(p.parent.name for p in (DATA / "tiny").glob("*/config.json"))
-            known = ", ".join(EMBEDDED + n for n in there) or "none in this checkout"
+            there = sorted((DATA / "tiny").glob("*/config.json"))
+            known = [EMBEDDED + p.parent.name for p in there if _kind(p) in FAMILIES]
+            known = ", ".join(known) or "none in this checkout"
             raise LoadError(f"{name}: no embedded model of that name; there is {known}")
         return str(folder), True
     path = Path(name).expanduser()
@@ -127,18 +148,14 @@ def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise LoadError(f"{folder} is no checkpoint: it has no config.json")
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise LoadError(f"{config} is no valid JSON object; copy the checkpoint again") from error
-    _check_type(str(folder), kind)
+    _check_type(str(folder), _kind(config))
     files = [folder / _WEIGHTS]
     if (folder / _INDEX).is_file():
         try:
             shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+            files = [folder / shard for shard in sorted(set(shards.values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LoadError(f"{folder / _INDEX} is no valid index; copy it again") from error
-        files = [folder / shard for shard in sorted(set(shards.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         other = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
@@ -146,6 +163,14 @@ def _check_folder(folder: Path) -> None:
         raise LoadError(f"{folder}: {', '.join(missing)} is missing{only}")
     for file in files:
         _check_safetensors(file)
+
+
+def _kind(config: Path) -> str | None:
+    """The model_type that a config.json names; LoadError where it is no JSON object."""
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise LoadError(f"{config} is no valid JSON object; copy the checkpoint again") from error
 
 
 def _check_safetensors(file: Path) -> None:
@@ -218,13 +243,15 @@ def _check_type(source: str, kind: str | None) -> None:
         )
 
 
-def _explained(source: str, local: bool, attention: str, error: Exception) -> RuntimeError:
-    """One sentence for what the libraries said."""
+def _explained(
+    source: str, local: bool, attention: str, reading: str, error: Exception
+) -> RuntimeError:
+    """One sentence for what the libraries said, `reading` one part of a checkpoint."""
     causes, cause = [], error
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    said = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+    said = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
     text = " ".join(map(str, causes)).lower()
 
     def any_is(*kinds: type[BaseException]) -> bool:
@@ -236,9 +263,8 @@ def _explained(source: str, local: bool, attention: str, error: Exception) -> Ru
             "use attention='sdpa'"
         )
     if local:
-        if "processor" in text or "tokenizer" in text or "preprocessor_config" in text:
-            return LoadError(f"{source}: its processor files are incomplete ({said})")
-        return LoadError(f"{source} cannot be loaded ({said})")
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        return LoadError(f"{source}: its {reading} cannot be used ({kind}{said}); copy them again")
     if any_is(hub.GatedRepoError):
         return LoadError(f"{source} is gated: accept its terms on the hub and log in")
     if any_is(hub.RevisionNotFoundError):

@@ -14,11 +14,11 @@ the library derives from them. Between calls one thing is remembered, for each c
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -30,6 +30,7 @@ from .families import Unavailable, family_of, query_tokens
 from .families.calls import (
     check_axes,
     check_continuation,
+    check_not_compiled,
     check_outputs,
     check_prompt,
     has_pixels,
@@ -40,26 +41,35 @@ from .families.calls import (
 )
 from .methods import Method
 from .methods import method as find_method
-from .schedules import Cut, mean_tokens
+from .rules import Rule
+from .schedules import Cut
 from .selection import Kept
 from .vocabulary import WORDS
 
 __all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
 
 
+class _Default(int):
+    """An int that can be told from the same number given by the caller."""
+
+
+DEFAULT_KEEP = _Default(64)
+
+
 @dataclass(frozen=True, eq=False)
 class CutRecord:
     """One cut of one prompt. Visual tokens are numbered 0..N_v-1 as in the caller's prompt.
 
-    call: which call with pictures, from 0; row: of the batch; layer: where it was scored; scores
-    (n_visual,) and `scored` (n_visual,): the score of each token that was still there, and its
-    number; kept (K,): the survivors' numbers, rising; n_query: query tokens of the prompt (0 for a
-    rule that reads none); seconds: host time of scoring and choosing.
+    call: which call with pictures, from 0; row: of the batch; layer: where it was scored; method:
+    by name; scores (n_visual,) and `scored` (n_visual,): the score of each token that was still
+    there, and its number; kept (K,): the survivors' numbers, rising; n_query: query tokens of the
+    prompt (0 for a rule that reads none); seconds: host time of scoring and choosing.
     """
 
     call: int
     row: int
     layer: int
+    method: str
     scores: Tensor
     scored: Tensor
     kept: Tensor
@@ -74,8 +84,8 @@ class Trace:
 
     cuts: every cut, in order; mean_tokens: for each row of the last call with pictures, visual
     tokens at a layer's input, mean over the layers (two_pass: the layers of the scoring pass are
-    added); query: that call's query tokens, bool over its (rows, columns), None for a rule that
-    needs no question.
+    added); query: that call's query tokens, bool over its (rows, columns), of the first method
+    that needs a question; None where none does.
     """
 
     cuts: list[CutRecord] = field(default_factory=list)
@@ -86,8 +96,8 @@ class Trace:
 @contextmanager
 def pruned(
     model: nn.Module,
-    method: str | Method = "qvid",
-    keep: int = 64,
+    method: str | Method | Sequence[tuple] = "qvid",
+    keep: int = DEFAULT_KEEP,
     *,
     layer: int | None = None,
     query: str | Tensor | None = None,
@@ -98,23 +108,67 @@ def pruned(
 ) -> Iterator[Trace]:
     """Prune visual tokens inside the block; leave the model as it was found, also after an error.
 
-    method: a name in METHODS, a rule's name, or a Method; keep: visual tokens per prompt, after the
-    cut of a single-cut method, as the mean over layers of a staged one; layer: where a single cut
-    is made (0..L-1; default: the method's depth); query: "question", "content", "prompt", or a
-    bool mask over the prompt's tokens; positions: "original" or "contiguous"; reading: "in_place",
-    or "two_pass" (score at the layer, then start over without the losers); processor: whose chat
-    template finds the question, where `load` did not already say; params: of the rule, e.g. rank=8.
+    method: a name in METHODS, a rule's name, or a Method; keep (default 64): visual tokens per
+    prompt, after the cut of a single-cut method, as the mean over layers of a staged one; layer:
+    where a single cut is made (0..L-1; default: the method's depth); query: "question", "content",
+    "prompt", or a bool mask over the prompt's tokens; positions: "original" or "contiguous";
+    reading: "in_place", or "two_pass" (score at the layer, then start over without the losers);
+    processor: whose chat template finds the question, where `load` did not already say; params: of
+    the rule, e.g. rank=8.
+
+    Methods compose: [("divprune", 72), ("qvid", 16, {"rank": 8})] cuts with each in turn, at its
+    own layer and with its own options, and each sees what the ones before have left. `keep` of a
+    staged method is then the mean that it would have alone. Where two cut at one layer, the order
+    is yours and the last one's positions hold.
 
     Every call with pictures is a new prompt, each row of a batch for itself. A cache pruned in the
     block must be continued in the block. Without a cache (use_cache=False) each step is scored
     anew, so rules that read the last token or the prompt number choose anew, too.
     ValueError, TypeError or Unavailable, with what is allowed, where something cannot be done.
     """
-    policies = {"query": query, "positions": positions, "reading": reading}
-    policies = {name: value for name, value in policies.items() if value is not None}
-    chosen = find_method(method, **policies, **params)
+    options = {"layer": layer, "query": query, "positions": positions, "reading": reading, **params}
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(method, str | Method | Rule):
+        wanted = [(method, keep, options)]
+    else:
+        wanted = _composed(method, keep, options)
+    stages = [_stage(model, name, count, **more) for name, count, more in wanted]
+    if len(stages) > 1 and any(stage.method.reading == "two_pass" for stage in stages):
+        raise ValueError("reading='two_pass' starts over after one method: compose with 'in_place'")
+    with _Engine(model, stages, processor).attached() as trace:
+        yield trace
+
+
+def _composed(methods: Any, keep: int, options: dict[str, Any]) -> list[tuple]:
+    """[(method, keep, options)] as (method, keep, options) of each; TypeError with the form."""
+    form = "give a method's name, or a list such as [('divprune', 72), ('qvid', 16, {'rank': 8})]"
+    if not isinstance(methods, list | tuple) or not methods:
+        raise TypeError(f"method={methods!r}: {form}")
+    for entry in methods:
+        if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
+            raise TypeError(f"method=[... {entry!r} ...]: {form}")
+        if len(entry) == 3 and not isinstance(entry[2], dict):
+            raise TypeError(f"method=[... {entry!r} ...]: the third part is a dict of options")
+    if keep is not DEFAULT_KEEP or options:
+        given = ", ".join([*(["keep"] if keep is not DEFAULT_KEEP else []), *options])
+        raise TypeError(f"{given}: belongs to one of several methods; {form}")
+    return [(*entry, {}) if len(entry) == 2 else tuple(entry) for entry in methods]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """One method of a block: what its rule and selection read, its cuts, its choice."""
+
+    method: Method
+    sees: set[str]
+    plan: Callable[[int], tuple[Cut, ...]]
+    choose: Callable[[Evidence, int], tuple[Tensor, Kept]]
+
+
+def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **more: Any) -> _Stage:
+    chosen = find_method(name, **more)
     n_layers = _check_numbers(model, keep, layer)
-    rule, more = chosen.rule, tuple(inspect.signature(chosen.select).parameters)[2:]
+    rule, words = chosen.rule, tuple(inspect.signature(chosen.select).parameters)[2:]
 
     def choose(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
         scores = rule(*(getattr(evidence, word) for word in rule.sees), **chosen.params)
@@ -123,13 +177,12 @@ def pruned(
                 f"rule {rule.name!r} gave scores of shape {tuple(scores.shape)} for "
                 f"{len(evidence.visual)} visual tokens: return one number per token"
             )
-        return scores, chosen.select(scores, count, **{w: getattr(evidence, w) for w in more})
+        return scores, chosen.select(scores, count, **{w: getattr(evidence, w) for w in words})
 
     def plan(n_visual: int) -> tuple[Cut, ...]:
         return chosen.schedule(keep, n_visual, n_layers, layer)
 
-    with _Engine(model, chosen, {*rule.sees, *more}, plan, choose, processor).attached() as trace:
-        yield trace
+    return _Stage(chosen, {*rule.sees, *words}, plan, choose)
 
 
 @contextmanager
@@ -158,7 +211,7 @@ def observed(
     def plan(n_visual: int) -> tuple[Cut, ...]:
         return (Cut(layer, n_visual),)
 
-    with _Engine(model, neutral, set(words), plan, choose, processor).attached():
+    with _Engine(model, [_Stage(neutral, set(words), plan, choose)], processor).attached():
         yield found
 
 
@@ -180,13 +233,26 @@ class Ledger:
     """What is remembered of a sequence whose cache is alive.
 
     seen: for each layer with a cut, which of the tokens cached from there on are real, bool
-    (rows, cached), or None where all are; lost: columns of the caller's that layer 0's cache lacks;
-    pads (rows,): the caller's padding.
+    (rows, cached), or None where all are; renumbered: those of these layers that count positions
+    anew; lost: columns of the caller's that layer 0's cache lacks; pads (rows,): the caller's
+    padding; place, mark (rows, d_h): the place of the prompt's last token in the last layer's cache
+    and a key that stands there, by which a row is known again.
     """
 
     seen: dict[int, Tensor | None] = field(default_factory=dict)
+    renumbered: set[int] = field(default_factory=set)
     lost: int = 0
     pads: Tensor | int = 0
+    place: int = 0
+    mark: Tensor | None = None
+
+
+class _Step(NamedTuple):
+    """One cut of one row: `stage` numbers the methods of the block."""
+
+    layer: int
+    stage: int
+    keep: int
 
 
 @dataclass(eq=False)
@@ -200,9 +266,27 @@ class _Call:
     mask: Any = None
     rotary: tuple[Tensor, Tensor] | None = None
     scene: Scene | None = None  # only where the call has pictures, like the rest
-    plan: list[dict[int, int]] = field(default_factory=list)  # per row: layer -> tokens to keep
+    plan: list[list[_Step]] = field(default_factory=list)  # per row, in the order of the cuts
+    words: list[Tensor | None] = field(default_factory=list)  # per stage: (B, S) its query tokens
     look: int | None = None  # two_pass: where to score before starting over ...
     verdict: Tensor | None = None  # ... and who survived
+
+
+def _among(steps: list[_Step], stage: _Stage, n_visual: int) -> tuple[Cut, ...]:
+    """The cuts of a method that finds what earlier ones have left at its first layer."""
+    problem = None
+    for m in range(len(steps), -1, -1):  # as many of the others' cuts come before it
+        try:
+            cuts = stage.plan(steps[m - 1].keep if m else n_visual)
+        except ValueError as cause:
+            problem = problem or cause
+            continue
+        door = cuts[0].layer
+        if (not m or steps[m - 1].layer <= door) and (m == len(steps) or door < steps[m].layer):
+            return cuts
+    if not steps:
+        raise problem
+    raise type(problem)(f"method {stage.method.name!r} after the others: {problem}") from problem
 
 
 class _Scored(Exception):
@@ -219,18 +303,15 @@ class _Engine:
     def __init__(
         self,
         model: nn.Module,
-        method: Method,
-        sees: set[str],
-        plan: Callable[[int], tuple[Cut, ...]],
-        choose: Callable[[Evidence, int], tuple[Tensor, Kept]],
+        stages: Sequence[_Stage],
         processor: Any,
     ):
         self.model, self.family, self.base = model, family_of(model), model.base_model
         self.text = self.family.part(model, "language")
         self.layers = self.family.part(model, "layers")
         self.config = self.text.config
-        self.method, self.sees, self.plan, self.choose = method, sees, plan, choose
-        self.processor = processor
+        self.stages, self.processor = stages, processor
+        self.sees = set().union(*(stage.sees for stage in stages))
         self.trace, self.calls, self.now, self.arguments = Trace(), 0, None, {}
         self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see the grid
         self.ledger, self.ledgers = Ledger(), WeakKeyDictionary()  # cache -> Ledger
@@ -238,7 +319,8 @@ class _Engine:
         if kinds != {"full_attention"} or getattr(self.config, "sliding_window", None):
             # a window over shortened columns would mean another distance
             raise Unavailable("pruning needs full attention in all layers; this model has windows")
-        if method.positions == "contiguous" and not self.family.one_axis:
+        renumbers = any(stage.method.positions == "contiguous" for stage in stages)
+        if renumbers and not self.family.one_axis:
             raise Unavailable(
                 f"positions='contiguous': {self.family.name} counts positions along several axes, "
                 "which cannot be renumbered; use 'original'"
@@ -258,6 +340,7 @@ class _Engine:
             left.callback(self.forget)
             for module, hook in wanted:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            left.callback(self.base.register_forward_hook(self.end).remove)
             if "grid" in self.sees:
                 self.sizes = left.enter_context(sizes_seen(self.model))
             yield self.trace
@@ -278,8 +361,7 @@ class _Engine:
 
     def begin(self, base: nn.Module, args: tuple, kwargs: dict) -> None:
         self.now = None
-        if torch.compiler.is_compiling():
-            raise ValueError("pruning keeps state between calls: pass disable_compile=True")
+        check_not_compiled()
         if args:
             kwargs = {**inspect.signature(base.forward).bind_partial(*args).arguments, **kwargs}
         ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
@@ -310,6 +392,19 @@ class _Engine:
             valid = None if valid is None or bool(valid.all()) else valid
             self.now = _Call(set(self.ledger.seen), real, valid)
 
+    def end(self, base: nn.Module, args: tuple, output: Any) -> None:
+        """Remember a key of each row's, where rows differ in what of them is padding or filler."""
+        cache = getattr(output, "past_key_values", None)
+        if self.now is None or self.now.scene is None or cache is None:
+            return
+        if any(seen is not None for seen in self.ledger.seen.values()):
+            self.ledger.place = int(cache.get_seq_length(len(self.layers) - 1)) - 1
+            self.ledger.mark = self._mark(cache, self.ledger.place)
+
+    def _mark(self, cache: Any, place: int) -> Tensor | None:
+        keys = getattr(cache.layers[len(self.layers) - 1], "keys", None)
+        return None if keys is None else keys[:, 0, place].clone()
+
     def _visual(self, ids: Tensor) -> Tensor:
         return torch.isin(ids, ids.new_tensor(self.family.visual_tokens(self.model.config)))
 
@@ -329,40 +424,76 @@ class _Engine:
                     "conversation afresh"
                 )
             self.ledgers[cache] = Ledger()
-        return self.ledgers[cache]
+        ledger = self.ledgers[cache]
+        if ledger.mark is not None:
+            now = self._mark(cache, ledger.place)
+            if now.shape != ledger.mark.shape or not torch.equal(now, ledger.mark):
+                raise ValueError(
+                    "the rows of this cache have been exchanged or taken out since the prompt, and "
+                    "they differ in their padding: start the conversations afresh"
+                )
+        return ledger
 
     def _prompt(self, now: _Call, ids: Tensor, past: int, kwargs: dict) -> _Call:
         """Find the visual tokens and the question, and decide where to cut."""
         given = torch.ones_like(ids, dtype=torch.bool) if now.valid is None else now.valid
         scene = Scene(ids, given, self._visual(ids) & given)
         now.scene, self.arguments = scene, kwargs
-        two_pass = self.method.reading == "two_pass"
+        two_pass = self.stages[0].method.reading == "two_pass"
         whole = sorted(self.sees & NEEDS_SEQUENCE) or ["two_pass"] * two_pass
         check_prompt(given, scene.visual, past, whole)
         if past and not self.family.one_axis:
             check_axes(kwargs.get("position_ids"))
-        cuts = [self.plan(n) if n else () for n in scene.counts]
-        now.plan = [{cut.layer: cut.keep for cut in row} for row in cuts]
-        depth, doors = len(self.layers), {cut.layer for row in cuts for cut in row}
-        means = [mean_tokens(row, n, depth) for row, n in zip(cuts, scene.counts, strict=True)]
+        depth = len(self.layers)
+        now.plan, means = zip(*(self._steps(n, depth) for n in scene.counts), strict=True)
+        doors = {step.layer for row in now.plan for step in row}
         if two_pass and doors != {0}:
             if len(doors) > 1:
                 raise ValueError(
-                    f"reading='two_pass' scores at one layer, and method {self.method.name!r} cuts "
-                    f"at layers {', '.join(map(str, sorted(doors)))}; use 'in_place'"
+                    "reading='two_pass' scores at one layer, and method "
+                    f"{self.stages[0].method.name!r} cuts at layers "
+                    f"{', '.join(map(str, sorted(doors)))}; use 'in_place'"
                 )
             (now.look,), doors = doors, {0}
             first = [n * now.look / depth for n in scene.counts]  # the scoring pass
-            means = [sum(row.values()) + n for row, n in zip(now.plan, first, strict=True)]
-        if NEEDS_QUERY & self.sees:
-            scene.words = query_tokens(
-                self.model, self.method.query, ids, given, scene.visual,
-                processor=self.processor, may_grow=self.calls > 0,
+            left = [sum(step.keep for step in row) for row in now.plan]
+            means = [n + m for n, m in zip(left, first, strict=True)]
+        for stage in self.stages:
+            if not NEEDS_QUERY & stage.sees:
+                now.words.append(None)
+                continue
+            now.words.append(
+                query_tokens(
+                    self.model, stage.method.query, ids, given, scene.visual,
+                    processor=self.processor, may_grow=self.calls > 0,
+                )
             )  # fmt: skip
-        self.trace.query, self.trace.mean_tokens = scene.words, means
+        self.trace.query = next((words for words in now.words if words is not None), None)
+        self.trace.mean_tokens = list(means)
         now.sites |= doors
+        for step in (step for row in now.plan for step in row):
+            door = step.layer if now.look is None else 0
+            anew = self.stages[step.stage].method.positions == "contiguous"
+            (self.ledger.renumbered.add if anew else self.ledger.renumbered.discard)(door)
         self.calls += 1
         return now
+
+    def _steps(self, n_visual: int, depth: int) -> tuple[list[_Step], float]:
+        """The cuts of a prompt, in their order, and the mean over layers of what they leave."""
+        steps: list[_Step] = []
+        for k, stage in enumerate(self.stages if n_visual else ()):
+            steps += [_Step(cut.layer, k, cut.keep) for cut in _among(steps, stage, n_visual)]
+            steps.sort(key=lambda step: step.layer)  # stable: at one layer in the caller's order
+        counts = [n_visual] * depth
+        for step in steps:
+            if step.keep > counts[step.layer]:
+                raise ValueError(
+                    f"method {self.stages[step.stage].method.name!r} keeps {step.keep} visual "
+                    f"tokens at layer {step.layer}, where the others have left "
+                    f"{counts[step.layer]}: ask for less, or put it before them"
+                )
+            counts[step.layer :] = [step.keep] * (depth - step.layer)
+        return steps, sum(counts) / depth
 
     def score_first(self, text: nn.Module, args: tuple, kwargs: dict) -> None:
         """two_pass: run the first layers on everything for the sake of the scores alone."""
@@ -404,8 +535,15 @@ class _Engine:
         return (hidden, *args[1:]), {**kwargs, **ours}
 
     def cut(self, i: int) -> None:
+        """Make the cuts of layer i, one method after the other."""
+        now = self.now
+        if now.verdict is not None:
+            return self.drop(i, now.verdict)
+        for stage in sorted({step.stage for row in now.plan for step in row if step.layer == i}):
+            self.drop(i, self.survivors(i, stage))
+
+    def drop(self, i: int, survivors: Tensor) -> None:
         now, scene = self.now, self.now.scene
-        survivors = self.survivors(i) if now.verdict is None else now.verdict
         dropped = bool((scene.valid & ~survivors).any())
         # where nobody goes even padding stays, so that keeping everything changes no bit
         length = int(survivors.sum(1).max()) if dropped else survivors.shape[1]
@@ -418,23 +556,24 @@ class _Engine:
         scene.take(survivors.long().argsort(dim=1, stable=True)[:, -length:])
         now.valid, now.rotary = scene.valid, scene.rotary
 
-    def survivors(self, i: int) -> Tensor:
-        """Score every prompt that has a cut here, and say who stays: (B, S) bool."""
-        now, scene = self.now, self.now.scene
+    def survivors(self, i: int, k: int = 0) -> Tensor:
+        """Score every prompt where method k has a cut here, and say who stays: (B, S) bool."""
+        now, scene, stage = self.now, self.now.scene, self.stages[k]
         broken = (scene.valid & ~torch.isfinite(scene.hidden).all(-1)).any(1)
         if bool(broken.any()):
             raise ValueError(
                 f"row {int(broken.nonzero()[0])}: NaN or infinite hidden states enter layer {i}; "
                 "look for broken pictures or weights, or an overflow of float16"
             )
-        survivors = scene.valid.clone()
-        for row, cuts in enumerate(now.plan):
-            if i not in cuts:
+        survivors, words = scene.valid.clone(), now.words[k]
+        for row, steps in enumerate(now.plan):
+            keep = next((s.keep for s in steps if (s.layer, s.stage) == (i, k)), None)
+            if keep is None:
                 continue
             started, places = perf_counter(), scene.places(row)
-            about = {"rope": self.method.rope, "grid_of": functools.partial(self._grid, row)}
-            evidence = scene.evidence(i, row, self.layers, **about)
-            scores, kept = self.choose(evidence, cuts[i])
+            about = {"rope": stage.method.rope, "grid_of": functools.partial(self._grid, row)}
+            evidence = scene.evidence(i, row, self.layers, words, **about)
+            scores, kept = stage.choose(evidence, keep)
             survivors[row, places] = False
             survivors[row, places[kept.index]] = True
             if kept.merged is not None:
@@ -448,11 +587,12 @@ class _Engine:
                     call=self.calls - 1,
                     row=row,
                     layer=i,
+                    method=stage.method.name,
                     scores=scores.detach(),
                     scored=numbers,
                     kept=numbers[kept.index],
                     n_visual=len(places),
-                    n_query=0 if scene.words is None else int(scene.words[row].sum()),
+                    n_query=0 if words is None else int(words[row].sum()),
                     seconds=perf_counter() - started,
                 )
             )
@@ -485,7 +625,7 @@ class _Engine:
             _CUT.add(cache)
         now.mask = create_causal_mask(self.config, hidden, seen, cache, layer_idx=i)
         now.short = True
-        if self.method.positions == "contiguous":
+        if i in self.ledger.renumbered:
             places = torch.arange(past + new, device=hidden.device)[None]
             places = places if seen is None else (seen.cumsum(1) - 1).clamp(min=0)
             now.rotary = self.text.rotary_emb(hidden, position_ids=places[:, past:])

@@ -175,6 +175,12 @@ def test_dtype_and_kernel(checkpoint):
         load(checkpoint, attention="flash")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", 3.5])
+def test_a_device_that_is_not_there(checkpoint, device):
+    with pytest.raises(ValueError, match=f"device={device!r} cannot be used here; there is cpu"):
+        load(checkpoint, device=device)
+
+
 def test_flash_attention_without_the_package_says_so(checkpoint, monkeypatch):
     def fail(*_, **__):
         raise ImportError("FlashAttention2 has been toggled on, but flash_attn is not installed")
@@ -189,7 +195,9 @@ def test_embedded_names_lie_in_the_data_folder(checkpoint, tmp_path, monkeypatch
     shutil.copytree(checkpoint, tmp_path / "tiny" / "mine")
     model, _ = load("tiny/mine")
     assert model.config.model_type == "llava"
-    with pytest.raises(LoadError, match="no embedded model of that name; there is tiny/mine"):
+    shutil.copytree(checkpoint, tmp_path / "tiny" / "tower")  # no model that answers
+    change(model_type="clip")(tmp_path / "tiny" / "tower")
+    with pytest.raises(LoadError, match="no embedded model of that name; there is tiny/mine$"):
         load("tiny/yours")
 
 
@@ -219,6 +227,15 @@ def change(**values):
     def spoil(folder):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | values))
+
+    return spoil
+
+
+def deep(part, **values):
+    def spoil(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config[part] |= values
+        (folder / "config.json").write_text(json.dumps(config))
 
     return spoil
 
@@ -258,8 +275,15 @@ def write(name, data):
         (edit_weights(lambda w, n: w.update({n: w[n][:3].clone()})), "another shape.*q_proj"),
         (change(model_type="gpt2"), "model_type 'gpt2'; supported are .*llava"),
         (change(model_type=None), "model_type None; supported"),
-        (remove("processor_config.json"), "processor files are incomplete"),
-        (remove("tokenizer.json"), "processor files are incomplete"),
+        (remove("processor_config.json"), "processor files cannot be used"),
+        (write("tokenizer.json", b"{}"), "processor files cannot be used .KeyError"),
+        (write("tokenizer.json", b"[]"), "processor files cannot be used .TypeError"),
+        (write(INDEX, b"[]"), "is no valid index"),
+        (write(INDEX, b'{"weight_map": {"a": 3}}'), "is no valid index"),
+        (deep("text_config", num_hidden_layers=3), "layers that config.json does not know.*layers"),
+        (deep("vision_config", num_hidden_layers=1), "does not know.*vision_tower.*layers.1"),
+        (deep("text_config", num_attention_heads=3), "its config.json cannot be used .*multiple"),
+        (remove("tokenizer.json"), "processor files cannot be used"),
     ],
 )
 def test_a_broken_checkpoint_is_one_clear_sentence(broken, spoil, match):

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
-from transformers import DynamicCache, StaticCache
+from transformers import CompileConfig, DynamicCache, StaticCache
 from twins import (
     BOTH,
     CASES,
@@ -402,10 +402,13 @@ def test_sampling_beams_static_cache_and_assisted_decoding(family):
         beams = generate(model, inputs, 6, num_beams=3, num_return_sequences=2)
         torch.manual_seed(1)
         sampled = generate(model, inputs, 6, do_sample=True, num_return_sequences=2)
+        torch.manual_seed(1)
+        afresh = generate(model, inputs, 6, do_sample=True, num_return_sequences=2, use_cache=False)
+    assert torch.equal(sampled.sequences, afresh.sequences)
     assert torch.equal(greedy, static.sequences)
     kept = {cut.row: cut.kept.tolist() for cut in trace.cuts if cut.call == 0}
     for cut in trace.cuts:  # beams and samples repeat a prompt, and keep what it keeps
-        copies = 1 if cut.call < 2 else 3 if cut.call == 2 else 2
+        copies = (1, 1, 3, *7 * [2])[cut.call]
         assert cut.kept.tolist() == kept[cut.row // copies]
     assert len(beams.sequences) == len(sampled.sequences) == 4
     one = ask(DOTS, model_type=family)
@@ -681,6 +684,7 @@ def bare(**changes):
 )
 def test_a_bad_argument_is_one_clear_sentence(args, more, error, match):
     model = built()
+    model(**ask(STAR))  # the library hangs its own hooks on the tower, once
     count = hook_count(model)
     with refused(match, error) as caught:
         run(model, ask(STAR), *args, **more)
@@ -819,6 +823,43 @@ def test_a_cache_cut_at_layer_0_is_known_in_another_block():
         cache = model(**inputs).past_key_values
     with pruned(model, "qvid", KEEP, layer=0), refused("pruned in another block"):
         model(input_ids=torch.tensor([[7], [8]]), past_key_values=cache)
+
+
+def test_rows_that_changed_places_in_a_padded_cache_are_refused():
+    """Who is padding is remembered by row: another row's answer would be silently wrong."""
+    model, inputs, new = built(), ask(STAR, DOTS), torch.tensor([[7], [8]])
+    for change in (
+        lambda cache: cache.reorder_cache(torch.tensor([1, 0])),
+        lambda cache: cache.batch_select_indices(torch.tensor([1])),
+    ):
+        with pruned(model, "qvid", KEEP, layer=3):
+            cache = model(**inputs).past_key_values
+            model(input_ids=new, past_key_values=cache)  # as they were
+            change(cache)
+            with refused("rows of this cache have been exchanged or taken out"):
+                model(input_ids=new[: len(cache.layers[0].keys)], past_key_values=cache)
+    with pruned(model, "qvid", KEEP, layer=3):  # without padding all rows are alike
+        cache = model(**ask(STAR, STAR)).past_key_values
+        cache.reorder_cache(torch.tensor([1, 0]))
+        model(input_ids=new, past_key_values=cache)
+
+
+@pytest.mark.parametrize("how", ["generate", "torch.compile", "model.compile"])
+def test_a_compiled_forward_is_refused(how):
+    model, inputs = twin(), ask(STAR)
+    plain = generate(model, inputs).sequences
+    with pruned(model, "qvid", KEEP, layer=3), refused("disable_compile=True"):
+        if how == "generate":  # what a GPU does by itself where the cache is static
+            compiling = CompileConfig(backend="eager", mode=None)
+            compiling._compile_all_devices = True
+            generate(model, inputs, cache_implementation="static", compile_config=compiling)
+        elif how == "torch.compile":
+            torch.compile(model, backend="eager")(**inputs)
+        else:
+            model.compile(backend="eager")
+            model(**inputs)
+    model._compiled_call_impl = None
+    assert torch.equal(generate(model, inputs).sequences, plain)
 
 
 def test_a_static_cache_can_be_used_again():

@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 from weakref import ref
 
@@ -119,13 +120,34 @@ def check_continuation(ids: Tensor, positions: Tensor | None, expected: Tensor |
     )
 
 
+def check_not_compiled() -> None:
+    """ValueError inside a compiled forward: a graph would keep what one call's hooks decided.
+
+    While torch traces, an error only makes it run the frame uncompiled, where nothing tells it from
+    an ordinary call but the caller.
+    """
+    if any(_called_by("compile_wrapper", "torch/_dynamo/eval_frame.py")):
+        raise ValueError(
+            "pruning keeps state between calls, which a compiled forward would freeze: generate "
+            "with disable_compile=True, and give the model itself instead of torch.compile's"
+        )
+
+
 def in_chunks() -> bool:
     """Whether generate is feeding the prompt piece by piece; the pieces look like whole prompts,
     and only generate's own loop knows."""
+    loop = next(_called_by("_prefill", "generation/utils.py"), None)
+    return loop is not None and len(loop.f_locals.get("input_chunks", ())) > 1
+
+
+def _called_by(function: str, file: str) -> Iterator[FrameType]:
+    """The callers of that name, innermost first."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != "_prefill":
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == function and code.co_filename.replace("\\", "/").endswith(file):
+            yield frame
         frame = frame.f_back
-    return frame is not None and len(frame.f_locals.get("input_chunks", ())) > 1
 
 
 @contextmanager
