@@ -426,8 +426,10 @@ class _Engine:
             self.ledgers[cache] = Ledger()
         ledger = self.ledgers[cache]
         if ledger.mark is not None:
-            now = self._mark(cache, ledger.place)
-            if now.shape != ledger.mark.shape or not torch.equal(now, ledger.mark):
+            now, then = self._mark(cache, ledger.place), ledger.mark
+            # beams of one prompt may change places: their rows are equal up to rounding
+            near = 4 * torch.finfo(then.dtype).eps ** 0.75 * then.norm(dim=1)
+            if now.shape != then.shape or bool(((now - then).norm(dim=1) > near).any()):
                 raise ValueError(
                     "the rows of this cache have been exchanged or taken out since the prompt, and "
                     "they differ in their padding: start the conversations afresh"
