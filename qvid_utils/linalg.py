@@ -20,6 +20,7 @@ from torch import Tensor
 __all__ = [
     "NULL",
     "check_rank",
+    "concentration",
     "effective_rank",
     "energy",
     "leverage",
@@ -135,6 +136,20 @@ def effective_rank(M: Tensor, share: float) -> Tensor:
     if isinstance(check_rank(share), Integral):
         raise ValueError(f"share={share!r}: give a share of the energy between 0 and 1")
     return _leading(spectrum(M).square(), share).sum(-1)
+
+
+def concentration(M: Tensor) -> Tensor:
+    """How few modes hold the energy: Σ_k p_k² with p_k = σ_k² / Σσ²; 1 / it counts the modes.
+
+    M (..., N_q, N_v) → (...,) float64: 1 where one mode holds all, 1/m where m share it equally,
+    0 for a zero matrix. Without a decomposition: ‖M Mᵀ‖² / ‖M‖⁴. Errors as in `widen`.
+    """
+    M = widen(M)
+    scale = M.abs().amax((-2, -1), keepdim=True)  # keeps the fourth powers in range
+    M = M / scale.where(scale > 0, 1)
+    gram = M @ M.mT if M.shape[-2] <= M.shape[-1] else M.mT @ M
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return _back(gram.square().sum((-2, -1)) / trace.where(trace > 0, 1).square(), M)
 
 
 def numerical_rank(M: Tensor) -> Tensor:

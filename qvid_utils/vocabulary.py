@@ -2,8 +2,8 @@
 
 A rule names what it reads as positional parameters; the names come from `WORDS` and from nowhere
 else. `evidence.py` computes one property per word, so adding a word means touching these two files.
-Letters: H heads, N_q question tokens, N_v visual tokens of one prompt, d width, d_h head width,
-ℓ the layer about to run.
+Letters: H heads, N_q question tokens, N_v visual tokens of one prompt, N_t tokens of the text after
+the last of them (template included), d width, d_h head width, ℓ the layer about to run.
 """
 
 from collections.abc import Mapping
@@ -53,6 +53,42 @@ _TABLE = (
         "(H, N_v)",
         "Attention that the last prompt token paid in layer ℓ-1, the one that has just run.",
     ),
+    (
+        "text_rows_before",
+        "(H, N_t, N_v)",
+        "Attention that the text after the picture paid in layer ℓ-1.",
+    ),
+    (
+        "text_relevance",
+        "(N_t,)",
+        "How much the picture calls for each token of the text after it, where layer 0 begins: dot "
+        "products, softmax over the text, mean over the visual tokens.",
+    ),
+    (
+        "rope_bias",
+        "(N_t, N_v)",
+        "What RoPE alone says of a text and a visual token: the logit of all-ones query and key, "
+        "2 Σ_i cos((m-n)θ_i) / √d_h.",
+    ),
+    (
+        "received_from_visual",
+        "(N_v,)",
+        "Attention received in layer ℓ-1 from the visual tokens: maximum over the heads of each "
+        "entry of the map, then the sum over its rows.",
+    ),
+    ("received_from_text", "(N_v,)", "The same from the text after the picture."),
+    (
+        "key_norms_before",
+        "(N_v,)",
+        "L1 norm of a visual token's keys in layer ℓ-1, all heads together, rotated, as cached.",
+    ),
+    ("text_key_norms_before", "(N_t,)", "The same of the text after the picture."),
+    (
+        "normed",
+        "(N_v, d)",
+        "Visual rows of the stream that enters layer ℓ, through the model's last norm.",
+    ),
+    ("text_normed", "(N_t, d)", "The same of the text after the picture."),
     ("grid", "(3,) ints", "How the visual tokens lie: frames, rows, columns."),
     (
         "prompt",
