@@ -15,7 +15,7 @@ def density_peaks(points: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     dense points the earlier counts as denser, so the result is reproducible.
     points (n, C) → centres (clusters,) int64, best first, and member (n,): the number of each
     point's centre. Raises ValueError unless 1 <= clusters <= n.
-    Source: density peaks with nearest neighbours as in SparseVLM's official code, without its noise.
+    Source: density peaks of nearest neighbours, as in SparseVLM's official code without its noise.
     """
     n, width = points.shape
     if not 1 <= clusters <= n:

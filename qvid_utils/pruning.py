@@ -97,7 +97,7 @@ class Trace:
 def pruned(
     model: nn.Module,
     method: str | Method | Sequence[tuple] = "qvid",
-    keep: int = DEFAULT_KEEP,
+    keep: int | Sequence[int] = DEFAULT_KEEP,
     *,
     layer: int | None = None,
     query: str | Tensor | None = None,
@@ -109,12 +109,13 @@ def pruned(
     """Prune visual tokens inside the block; leave the model as it was found, also after an error.
 
     method: a name in METHODS, a rule's name, or a Method; keep (default 64): visual tokens per
-    prompt, after the cut of a single-cut method, as the mean over layers of a staged one; layer:
-    where a single cut is made (0..L-1; default: the method's depth); query: "question", "content",
-    "prompt", or a bool mask over the prompt's tokens; positions: "original" or "contiguous";
-    reading: "in_place", or "two_pass" (score at the layer, then start over without the losers);
-    processor: whose chat template finds the question, where `load` did not already say; params: of
-    the rule, e.g. rank=8.
+    prompt, after the cut of a single-cut method, as the mean over layers of a staged one, or a list
+    with such a number for each row of the batch; layer: where a single cut is made (0..L-1;
+    default: the method's depth); query: "question", "content", "prompt", or a bool mask over the
+    prompt's tokens; positions: "original" or "contiguous"; reading: "in_place", or "two_pass"
+    (score at the layer, then start over without the losers); processor: whose chat template finds
+    the question, where `load` did not already say; params: of the rule, e.g. rank=8, or of a
+    selection that has options, e.g. official_counts=True.
 
     Methods compose: [("divprune", 72), ("qvid", 16, {"rank": 8})] cuts with each in turn, at its
     own layer and with its own options, and each sees what the ones before have left. `keep` of a
@@ -161,13 +162,23 @@ class _Stage:
 
     method: Method
     sees: set[str]
-    plan: Callable[[int], tuple[Cut, ...]]
+    plan: Callable[[int, int], tuple[Cut, ...]]  # of keep and the number of visual tokens
     choose: Callable[[Evidence, int], tuple[Tensor, Kept]]
+    keeps: tuple[int, ...] = (1,)  # for all rows, or for each
+
+    def keep_of(self, row: int, rows: int) -> int:
+        if rows % len(self.keeps):
+            raise ValueError(
+                f"keep={list(self.keeps)}: {len(self.keeps)} numbers for a batch of {rows} rows, "
+                "give one for all or one for each prompt"
+            )
+        return self.keeps[row * len(self.keeps) // rows]  # beams repeat each prompt
 
 
 def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **more: Any) -> _Stage:
     chosen = find_method(name, **more)
-    n_layers = _check_numbers(model, keep, layer)
+    keeps = tuple(keep) if isinstance(keep, list | tuple) and keep else (keep,)
+    n_layers = [_check_numbers(model, count, layer) for count in keeps][0]
     rule, words = chosen.rule, tuple(inspect.signature(chosen.select).parameters)[2:]
 
     def choose(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
@@ -179,10 +190,10 @@ def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **m
             )
         return scores, chosen.select(scores, count, **{w: getattr(evidence, w) for w in words})
 
-    def plan(n_visual: int) -> tuple[Cut, ...]:
+    def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
         return chosen.schedule(keep, n_visual, n_layers, layer)
 
-    return _Stage(chosen, {*rule.sees, *words}, plan, choose)
+    return _Stage(chosen, {*rule.sees, *words}, plan, choose, keeps)
 
 
 @contextmanager
@@ -208,7 +219,7 @@ def observed(
         every = torch.arange(count, device=evidence.visual.device)
         return torch.zeros(count, device=every.device), Kept(every)
 
-    def plan(n_visual: int) -> tuple[Cut, ...]:
+    def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
         return (Cut(layer, n_visual),)
 
     with _Engine(model, [_Stage(neutral, set(words), plan, choose)], processor).attached():
@@ -272,12 +283,12 @@ class _Call:
     verdict: Tensor | None = None  # ... and who survived
 
 
-def _among(steps: list[_Step], stage: _Stage, n_visual: int) -> tuple[Cut, ...]:
+def _among(steps: list[_Step], stage: _Stage, keep: int, n_visual: int) -> tuple[Cut, ...]:
     """The cuts of a method that finds what earlier ones have left at its first layer."""
     problem = None
     for m in range(len(steps), -1, -1):  # as many of the others' cuts come before it
         try:
-            cuts = stage.plan(steps[m - 1].keep if m else n_visual)
+            cuts = stage.plan(keep, steps[m - 1].keep if m else n_visual)
         except ValueError as cause:
             problem = problem or cause
             continue
@@ -447,7 +458,8 @@ class _Engine:
         if past and not self.family.one_axis:
             check_axes(kwargs.get("position_ids"))
         depth = len(self.layers)
-        now.plan, means = zip(*(self._steps(n, depth) for n in scene.counts), strict=True)
+        rows = [self._steps(row, scene.counts) for row in range(len(ids))]
+        now.plan, means = zip(*rows, strict=True)
         doors = {step.layer for row in now.plan for step in row}
         if two_pass and doors != {0}:
             if len(doors) > 1:
@@ -480,11 +492,13 @@ class _Engine:
         self.calls += 1
         return now
 
-    def _steps(self, n_visual: int, depth: int) -> tuple[list[_Step], float]:
+    def _steps(self, row: int, visual: Sequence[int]) -> tuple[list[_Step], float]:
         """The cuts of a prompt, in their order, and the mean over layers of what they leave."""
         steps: list[_Step] = []
+        n_visual, depth = visual[row], len(self.layers)
         for k, stage in enumerate(self.stages if n_visual else ()):
-            steps += [_Step(cut.layer, k, cut.keep) for cut in _among(steps, stage, n_visual)]
+            keep = stage.keep_of(row, len(visual))
+            steps += [_Step(cut.layer, k, cut.keep) for cut in _among(steps, stage, keep, n_visual)]
             steps.sort(key=lambda step: step.layer)  # stable: at one layer in the caller's order
         counts = [n_visual] * depth
         for step in steps:
@@ -574,8 +588,13 @@ class _Engine:
                 continue
             started, places = perf_counter(), scene.places(row)
             about = {"rope": stage.method.rope, "grid_of": functools.partial(self._grid, row)}
+            about["last_norm"] = self.text.norm
             evidence = scene.evidence(i, row, self.layers, words, **about)
             scores, kept = stage.choose(evidence, keep)
+            depth, door = len(self.layers), i if now.look is None else 0
+            until = next((s.layer for s in steps if (s.layer, s.stage) > (i, k)), depth)
+            more = len(kept.index) - keep  # a selection may have counts of its own
+            self.trace.mean_tokens[row] += more * (until - door) / depth
             survivors[row, places] = False
             survivors[row, places[kept.index]] = True
             if kept.merged is not None:
@@ -598,6 +617,8 @@ class _Engine:
                     seconds=perf_counter() - started,
                 )
             )
+            if kept.stands is not None:
+                scene.relabel(row, places[kept.index], places[kept.stands])
         return survivors
 
     def _grid(self, row: int) -> tuple[int, int, int]:

@@ -251,7 +251,7 @@ def sparsevlm_plus(
 
 @rule(source="FitPrune (Ye et al., 2024), official code")
 def fitprune(received_from_visual: Tensor, received_from_text: Tensor) -> Tensor:
-    """Attention received from the picture, per visual token, times attention received from the text.
+    """Attention received from the picture, per visual token, times that received from the text.
 
     received_from_visual (N_v,), received_from_text (N_v,) → (N_v,), >= 0.
     """

@@ -277,7 +277,8 @@ SPARSEVLM_PLUS_LLAVA = {
 }
 
 # LLaVA-1.5, tokens kept where layers 2, 8 and 16 begin: λ = 0.19, given by PyramidDrop's author
-# (repository issue 29) for 64; λ = 0.42 and 0.56 are derived the same way. Means 62.9, 127.4, 191.9.
+# (repository issue 29) for 64; λ = 0.42 and 0.56 are derived in the same way. The means are 62.9,
+# 127.4 and 191.9.
 PYRAMIDDROP_LLAVA = {
     (576, 32, 64): (109, 20, 3),
     (576, 32, 128): (241, 101, 42),

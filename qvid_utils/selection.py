@@ -76,14 +76,18 @@ class Recycle:
     peaks on the stream; each becomes its plain mean. All count inside `keep`: as many as possible
     stay as they are, and at least one does (so a tiny `keep` gets fewer clusters); keep = N_v
     merges nothing. Merged tokens stand behind the kept ones, in the order of their centres
-    (positions must be contiguous), or, `spatial`, in the place of their centre.
+    (positions must be contiguous), or, `in_place`, where their centre stood.
     """
 
     share: float = 0.3
     size: int = 10
-    spatial: bool = False
+    in_place: bool = False
 
     merges = True
+
+    @property
+    def reorders(self) -> bool:
+        return not self.in_place
 
     def clusters(self, dropped: int) -> tuple[int, int]:
         """(how many of the dropped tokens are recycled, into how many clusters)."""
@@ -103,14 +107,14 @@ class Recycle:
         best = top_k(scores, stay).index
         if stay == keep:
             return Kept(best)
-        others = torch.ones_like(scores, dtype=torch.bool).index_fill(0, best, False).nonzero()[:, 0]
+        others = _all_but(scores, best).nonzero()[:, 0]
         recycled = others[top_k(scores[others], self.clusters(len(others))[0]).index]
         centres, member = density_peaks(hidden[recycled], keep - stay)
         merged = means(hidden[recycled], member, keep - stay)
         stands = torch.cat([best, recycled[centres]])
         rows = torch.cat([hidden[best], merged])
         index, order = stands.sort()
-        return Kept(index, rows[order]) if self.spatial else Kept(index, rows, stands)
+        return Kept(index, rows[order]) if self.in_place else Kept(index, rows, stands)
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Spread:
         text = text_key_norms_before.sort(descending=True, stable=True).indices[: self.text_pivots]
         pivots = torch.cat([normed[own], text_normed[text]])
         unlike = -_unit(pivots) @ _unit(normed).mT  # (pivots, N_v)
-        free = torch.ones_like(scores, dtype=torch.bool).index_fill(0, own, False)
+        free = _all_but(scores, own)
         left = keep - len(own)
         for turn, row in enumerate(unlike):
             share = math.ceil(left / (len(pivots) - turn))
@@ -153,6 +157,10 @@ class Spread:
             free[order[:share]] = False
             left -= share
         return Kept((~free).nonzero()[:, 0])
+
+
+def _all_but(scores: Tensor, index: Tensor) -> Tensor:
+    return torch.ones_like(scores, dtype=torch.bool).index_fill(0, index, False)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from qvid_utils.paths import ROOT
 PACKAGE = ROOT / "qvid_utils"
 
 LEVELS = {
-    0: "paths vocabulary linalg flops startup",
-    1: "rules selection schedules families results",
+    0: "paths vocabulary linalg clustering flops startup",
+    1: "rules selection schedules budgets families results",
     2: "methods evidence",
     3: "pruning",
     4: "models tiny measure",
@@ -26,7 +26,7 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(
 # `vocabulary` to `figures`: pure enough to be used where no model library is installed.
 NEVER_TRANSFORMERS = [
     *["vocabulary", "linalg", "rules", "selection", "schedules"],
-    *["methods", "results", "flops", "figures"],
+    *["methods", "results", "flops", "figures", "clustering", "budgets"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}
 
