@@ -1,4 +1,4 @@
-"""What methods in the language model read of the text after the picture, and of the layer before."""
+"""What methods in the language model read of the text after the picture, and one layer back."""
 
 import functools
 
