@@ -16,7 +16,6 @@ time, in the same memory: fetching fresh memory for larger buffers costs more th
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral, Real
 
 import torch
@@ -37,8 +36,7 @@ __all__ = [
 ]
 
 NULL = 1e-13  # a squared singular value at or below this share of the largest counts as zero
-SLAB = 2**18  # entries of M that are float64 at a time on a CPU: 2 MiB, about what a cache holds
-ALONE = 32  # narrower eigenproblems are done before a second thread has started
+SLAB = 2**17  # entries of M that are float64 at a time on a CPU: 1 MiB, about what a cache holds
 
 
 def check_rank(rank: int | float) -> int | float:
@@ -64,8 +62,8 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
     Source: QViD, equation 5.
     """
     check_rank(rank)
-    X, s, U = _modes(M)
-    return _back(_participation(X, s, U, _leading(s, rank)), M)
+    slabs, s, U = _modes(M)
+    return _back(_participation(slabs, s, U, _leading(s, rank)), M)
 
 
 def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
@@ -78,8 +76,8 @@ def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
     if rank is None:
         return _back(widen(M).square().sum(-2), M)
     check_rank(rank)
-    X, s, U = _modes(M)
-    return _back(_weighted(X, U, _leading(s, rank), lambda norms, counts: counts.double()), M)
+    slabs, s, U = _modes(M)
+    return _back(_weighted(slabs, U, _leading(s, rank), lambda norms, counts: counts.double()), M)
 
 
 def leverage_qr(M: Tensor, rank: int) -> Tensor:
@@ -121,8 +119,8 @@ def residual_query_leverage(M: Tensor, rank: int | float) -> Tensor:
     Errors as in `leverage`. Source: QViD, equation 3 (residual).
     """
     check_rank(rank)
-    X, s, U = _modes(M.mT)
-    return _back(_participation(X, s, U, ~_leading(s, rank)), M)
+    slabs, s, U = _modes(M.mT)
+    return _back(_participation(slabs, s, U, ~_leading(s, rank)), M)
 
 
 def spectrum(M: Tensor) -> Tensor:
@@ -183,7 +181,7 @@ def _back(result: Tensor, M: Tensor) -> Tensor:
     return result.float().to(M.device) if M.device.type == "mps" else result
 
 
-def _modes(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _modes(M: Tensor) -> tuple["_Slabs", Tensor, Tensor]:
     # (X, σ², U) of the flattened batch, largest first: X (B, m, N_v) has the right singular
     # directions of M, X Xᵀ = U diag(σ²) Uᵀ, m = min(N_q, N_v); row k of Uᵀ X is σ_k v_kᵀ
     X = _checked(M).reshape(-1, *M.shape[-2:])
@@ -192,43 +190,47 @@ def _modes(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # is accurate column by column, so small columns beside huge ones keep their digits.
         X = torch.linalg.qr(X.double(), mode="r").R
     G = X.new_empty(len(X), X.shape[1], X.shape[1], dtype=torch.float64)
-    for part, slab in _slabs(X):
+    slabs = _Slabs(X)
+    for part, slab in slabs:
         torch.bmm(slab, slab.mT, out=G[part])
-    s, U = _eigh(G)
-    return X, s.flip(-1).clamp_min(0), U.flip(-1)  # eigh sorts upwards; rounding can go below 0
+    s, U = torch.linalg.eigh(G)
+    return slabs, s.flip(-1).clamp_min(0), U.flip(-1)  # eigh sorts upwards, and can round below 0
 
 
-def _slabs(X: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    # (which of the matrices, these in float64); the memory is used again for the next ones
-    size = max(1, SLAB // X[0].numel()) if X.device.type == "cpu" else len(X)
-    buffer = None if X.dtype == torch.float64 else X[:size].double()
-    for start in range(0, len(X), size):
-        slab = X[start : start + size]
-        if buffer is not None:
-            slab = buffer[: len(slab)].copy_(slab)
-        yield slice(start, start + size), slab
+class _Slabs:
+    """The matrices of a batch (B, m, N_v), some at a time in float64, in the same memory."""
 
+    def __init__(self, X: Tensor):
+        self.X, on_cpu = X, X.device.type == "cpu"
+        self.size = min(len(X), max(1, SLAB // X[0].numel())) if on_cpu else len(X)
+        self.wide = X if X.dtype == torch.float64 else None
 
-def _eigh(G: Tensor) -> tuple[Tensor, Tensor]:
-    # The library solves one matrix after the other on a CPU, whatever its number of threads.
-    threads = min(torch.get_num_threads(), len(G))
-    if G.device.type != "cpu" or threads == 1 or G.shape[-1] < ALONE:
-        return torch.linalg.eigh(G)
-    with ThreadPoolExecutor(threads) as pool:
-        solved = list(pool.map(torch.linalg.eigh, G.tensor_split(threads)))
-    s, U = zip(*solved, strict=True)
-    return torch.cat(s), torch.cat(U)
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        X, size = self.X, self.size
+        if self.wide is None and size == len(X):
+            self.wide = X.double()
+        buffer = (
+            None if self.wide is not None else X.new_empty(size, *X.shape[1:], dtype=torch.float64)
+        )
+        for start in range(0, len(X), size):
+            part = slice(start, start + size)
+            if buffer is None:
+                yield part, self.wide[part]
+            else:
+                yield part, buffer[: len(X[part])].copy_(X[part])
 
 
 def _weighted(
-    X: Tensor, U: Tensor, chosen: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
+    slabs: _Slabs, U: Tensor, chosen: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     # (B, N_v): Σ_k w_k (u_kᵀ X)² over the chosen modes; weigh(‖u_kᵀ X‖², chosen) gives the w_k
     some = chosen.any(0).nonzero()[:, 0]  # the modes that count in at least one matrix
     rows, votes = U[..., some].mT, chosen[:, some]
-    out = X.new_empty(len(rows), 1, X.shape[-1], dtype=torch.float64)
-    for part, slab in _slabs(X):
-        parts = torch.bmm(rows[part], slab).square_()
+    count, _, n = slabs.X.shape
+    out = U.new_empty(count, 1, n)
+    memory = U.new_empty(slabs.size, len(some), n)
+    for part, slab in slabs:
+        parts = torch.bmm(rows[part], slab, out=memory[: len(slab)]).square_()
         torch.bmm(weigh(parts.sum(-1), votes[part])[:, None], parts, out=out[part])
     return out[:, 0]
 
@@ -245,9 +247,9 @@ def _leading(s: Tensor, rank: int | float) -> Tensor:
     return before < (rank - 1e-12) * s.sum(-1, keepdim=True)
 
 
-def _participation(X: Tensor, s: Tensor, U: Tensor, chosen: Tensor) -> Tensor:
+def _participation(slabs: _Slabs, s: Tensor, U: Tensor, chosen: Tensor) -> Tensor:
     def weigh(norms: Tensor, counts: Tensor) -> Tensor:
         # A row's own norm is truer than its eigenvalue: each mode that counts sums to 1 exactly.
         return counts / norms.where(counts, 1)  # 1/σ², else 0
 
-    return _weighted(X, U, chosen & _live(s), weigh).clamp_max_(1)  # rounding can go above 1
+    return _weighted(slabs, U, chosen & _live(s), weigh).clamp_max_(1)  # rounding can go above 1
