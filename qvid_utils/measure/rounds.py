@@ -95,8 +95,8 @@ def peak_bytes(task: Callable[[], Any], device: torch.device | str) -> int | Non
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         return None
     peak = 0
+    gc.collect()
     for _ in range(2):
-        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
         before = resident("VmRSS")

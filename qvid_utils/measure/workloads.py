@@ -30,8 +30,9 @@ def config_of(kind: str, layers: int | None = None, tower: int | None = None, di
     """The configuration of LLaVA-1.5-7B ("llava") or Qwen2-VL-7B ("qwen2_vl").
 
     layers, tower: so many layers of the language model and of the tower only; divide: heads, width
-    and FFN of the language model by that number, the width of a head stays. The share of scoring
-    in the whole then grows by as much: it is linear in the heads, the layers are quadratic.
+    and FFN of both by that number, the width of a head stays (a tower keeps one head at least).
+    The share of scoring in the whole then grows by as much: it is linear in the heads, the layers
+    are quadratic.
     Raises ValueError where that does not divide.
     """
     from transformers import LlavaConfig, Qwen2VLConfig
@@ -57,9 +58,13 @@ def config_of(kind: str, layers: int | None = None, tower: int | None = None, di
     text.num_hidden_layers = depth
     if getattr(text, "layer_types", None):
         text.layer_types = ["full_attention"] * depth
-    vision = config.vision_config
+    vision, fewer = config.vision_config, max(1, 16 // divide)  # both towers have 16 heads
     if kind == "qwen2_vl":
+        vision.num_heads, vision.embed_dim = fewer, 80 * fewer
         vision.hidden_size = text.hidden_size
+    else:
+        vision.num_attention_heads, vision.hidden_size = fewer, 64 * fewer
+        vision.intermediate_size = 256 * fewer
     if tower is not None:
         setattr(vision, "depth" if kind == "qwen2_vl" else "num_hidden_layers", tower)
     return config
@@ -80,11 +85,11 @@ def make(config: Any, dtype: torch.dtype, device: str = "cpu", attention: str = 
 def prompt_for(
     model: nn.Module, words: int = 57, questions: int = 40, batch: int = 1, side: int | None = None
 ) -> Prompt:
-    """One picture of noise and `words` text tokens, half of them after it, `batch` times.
+    """One picture of noise and `words` text tokens, half of them or more after it.
 
-    questions: how many of the last text tokens are the question; side: cells along the edge of a
-    Qwen2-VL picture (default 24: 576 visual tokens, as LLaVA-1.5 has). Raises ValueError for
-    another architecture, or a question that does not fit.
+    questions: how many text tokens at the end are the question; batch: equal rows; side: cells
+    along the edge of a Qwen2-VL picture (default 24: 576 visual tokens, as LLaVA-1.5 has).
+    Raises ValueError for another architecture, or a question that does not fit.
     """
     config, kind = model.config, model.config.model_type
     if kind not in NAMES.values():
@@ -109,7 +114,7 @@ def prompt_for(
     text = torch.randint(10, min(1000, config.get_text_config().vocab_size - 1), (words,),
                          generator=noise)  # fmt: skip
     text[torch.isin(text, torch.tensor([config.image_token_id]))] = 9
-    before = words - questions - 1 if words - questions < words // 2 else words // 2
+    before = min(words // 2, words - questions - 1)  # the whole question after the picture
     picture = torch.full((count,), config.image_token_id)
     ids = torch.cat([text[:before], picture, text[before:]]).expand(batch, -1).contiguous()
     if kind == "qwen2_vl":
