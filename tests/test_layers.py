@@ -16,8 +16,8 @@ LEVELS = {
     1: "rules selection schedules budgets families results",
     2: "methods evidence",
     3: "pruning",
-    4: "models tiny measure",
-    5: "benchmarks grid",
+    4: "models tiny",
+    5: "benchmarks grid measure",
     6: "runner",
     7: "lmms figures regenerate",
 }
