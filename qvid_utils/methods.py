@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import rules
+from . import rules, rules_encoder
 from .linalg import check_rank
+from .merging import PruMerge, PruMergeInPlace, VisionZip, VisionZipInPlace
 from .rules import RULES, Rule
 from .schedules import V2DROP_LLAVA, Schedule, at, staged
-from .selection import Kept, top_k
+from .selection import Kept, top_k, top_k_by_picture
+from .selection_encoder import Chunks, Coverage, Rate, Thinned, max_min
 
 __all__ = ["METHODS", "POSITIONS", "QUERIES", "READINGS", "Method", "method"]
 
 QUERIES = ("question", "content", "prompt")
-POSITIONS = ("original", "contiguous")
+POSITIONS = ("original", "contiguous", "contiguous_on_one_axis")
 READINGS = ("in_place", "two_pass")
 SPANNED = frozenset({"interaction", "queries", "attention"})  # words that depend on the query
 
@@ -36,7 +38,9 @@ class Method:
     query: which tokens are the question: "question" (the user's words), "content" (without the
     answer-format sentence), "prompt" (all text after the picture), or a bool mask over the prompt
     (1-D) or batch (2-D). rope: rotate queries and keys before M (the paper does not).
-    positions: rotary positions after a cut, "original" or "contiguous" (renumbered).
+    positions: rotary positions after a cut, "original", "contiguous" (renumbered), or
+    "contiguous_on_one_axis": renumbered where positions are one number, original with M-RoPE, as
+    official code for LLaVA and its ports to Qwen2-VL do.
     reading: "in_place" (cut and go on) or "two_pass" (score, then a second pass on what is kept).
     note: departures from the source; label: the name for tables.
     Raises ValueError or TypeError, with what is allowed, for a field that is none of these.
@@ -75,6 +79,12 @@ class Method:
             "label": self.label or self.name,
         }.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the selection writes into the tokens that it keeps, or puts them in an order of
+        its own: then dropping is more than hiding."""
+        return getattr(self.select, "merges", False)
 
     def _check_policies(self):
         for name in ("schedule", "select"):
@@ -124,8 +134,9 @@ def method(name: "str | Method | Rule", /, **overrides) -> Method:
     """The method of that name, with some of its fields or of its rule's parameters replaced.
 
     name: a name in METHODS, else of a rule (one cut at depth 3 of 32), or a Method or Rule itself.
-    overrides: schedule, select, query, rope, positions, reading, source, note, label, and the
-    rule's own parameters (`method("qvid", rank=8)`). The layer is not among them: it belongs to
+    overrides: schedule, select, query, rope, positions, reading, source, note, label, the rule's
+    own parameters (`method("qvid", rank=8)`), and the fields of a selection that is a dataclass
+    (`method("prumerge", official_counts=True)`). The layer is not among them: it belongs to
     the run, `pruned(..., layer=)`.
     Raises ValueError for an unknown name (with the nearest) or override (with those allowed),
     TypeError for anything but a name, a Method or a Rule.
@@ -133,18 +144,28 @@ def method(name: "str | Method | Rule", /, **overrides) -> Method:
     found = _find(name)
     own_names = ("name", "rule", "params")
     fields = [f.name for f in dataclasses.fields(Method) if f.name not in own_names]
-    unknown = sorted(set(overrides) - set(fields) - set(found.rule.params))
+    select = overrides.get("select", found.select)
+    options = {f.name for f in dataclasses.fields(select)} if _is_data(select) else set()
+    unknown = sorted(set(overrides) - set(fields) - set(found.rule.params) - options)
     if unknown:
         own = ", ".join(found.rule.params) or "none"
         raise ValueError(
             f"method {found.name!r} has no {', '.join(unknown)}; parameters of its rule: {own}; "
+            f"of its selection: {', '.join(sorted(options)) or 'none'}; "
             f"fields of every method: {', '.join(fields)}"
         )
     if not overrides:
         return found
     params = {key: value for key, value in overrides.items() if key in found.rule.params}
-    changed = {key: value for key, value in overrides.items() if key not in params}
+    chosen = {key: value for key, value in overrides.items() if key in options}
+    changed = {key: overrides[key] for key in overrides if key not in {*params, *chosen}}
+    if chosen:
+        changed["select"] = dataclasses.replace(select, **chosen)
     return dataclasses.replace(found, params={**found.params, **params}, **changed)
+
+
+def _is_data(select: Any) -> bool:
+    return dataclasses.is_dataclass(select) and not isinstance(select, type)
 
 
 def _find(name: "str | Method | Rule") -> Method:
@@ -232,3 +253,185 @@ METHODS: dict[str, Method] = {
         Method("stride", rules.stride, label="Uniform stride"),
     )
 }
+
+
+# --- at the door of the language model: what the vision tower shows ----------------------------
+
+_DOOR = {
+    "schedule": at(0, source="before the language model"),
+    "positions": "contiguous_on_one_axis",
+}
+_EACH = (
+    "Several pictures, tiles or frames share the budget in proportion to their tokens; a token that "
+    "shows no place (line break, class token of a frame) goes before all others."
+)
+_ADAPTED = (
+    "Our adaptation to towers without a class token: mean attention received, over heads and "
+    "queries, pooled as the model pools its features. " + _EACH
+)
+_SAME = "On LLaVA-1.5 HiRED, FasterVLM and VisionZip's dominant part rank by this one row. "
+
+_AT_THE_DOOR = (
+    Method(
+        "svd_prune",
+        rules_encoder.svd_prune,
+        source="SVD-Prune (arXiv 2604.11530), section 3.2; no public code",
+        note="The paper leaves open: the layer (here the one that the model projects), centring "
+        "(off), energy (σ²), τ (0.9), positions (renumbered), and every model but LLaVA-1.5: all "
+        "pictures and frames of a prompt are one matrix, a token that joins patches holds them in "
+        "a row. k stays below N. A token that shows no place scores 0.",
+        label="SVD-Prune",
+    ),
+    Method(
+        "svd_prune_per_frame",
+        rules_encoder.svd_prune,
+        select=top_k_by_picture,
+        params={"per_frame": True},
+        source="SVD-Prune (arXiv 2604.11530), section 3.2, for each frame",
+        note="Not in the paper: each picture, tile or frame is a matrix of its own. " + _EACH,
+        label="SVD-Prune per frame",
+    ),
+    Method(
+        "fastervlm",
+        rules_encoder.class_attention,
+        select=top_k_by_picture,
+        source="FasterVLM (Zhang et al., 2024), official code",
+        note=_SAME + "In float32, where the code scores in half precision. " + _EACH,
+        label="FasterVLM",
+    ),
+    Method(
+        "hired",
+        rules_encoder.class_attention,
+        select=Rate(),
+        source="HiRED (Arif et al., 2025), official code for LLaVA-1.5",
+        note=_SAME + "Exactly K; official_counts=True gives its 191, 127, 63 for 192, 128, 64 of "
+        "576. Its sharing out among tiles of LLaVA-NeXT is not here, a model we do not carry. "
+        + _EACH,
+        label="HiRED",
+    ),
+    Method(
+        "visionzip",
+        rules_encoder.class_attention,
+        select=VisionZip(),
+        source="VisionZip (Yang et al., 2025), official code",
+        note="The class token counts inside K; contextual = round(K·10/64) carries its 54+10, "
+        "108+20, 162+30 to any K (the code keeps at least one). Mean over heads in float32. "
+        + _EACH,
+        label="VisionZip",
+    ),
+    Method(
+        "prumerge",
+        rules_encoder.last_class_attention,
+        select=PruMerge(),
+        source="LLaVA-PruMerge (Shang et al., 2024), official code",
+        note="The paper has no fixed budget: here K-1 tokens and the merged rest (K, "
+        "official_counts=True: K+1); adaptive=True is its outlier rule, for each picture and not "
+        "pooled over the batch, with at least one token. float32. " + _EACH,
+        label="PruMerge",
+    ),
+    Method(
+        "prumerge_plus",
+        rules_encoder.last_class_attention,
+        select=PruMerge(plus=True),
+        source="LLaVA-PruMerge (Shang et al., 2024), official code, PruMerge+",
+        note="As prumerge. With a fixed budget half of the K-1 are the best, half lie evenly, as "
+        "in the code's fixed branch, which has them twice where they meet: here the next free "
+        "token. adaptive=True is the published rule.",
+        label="PruMerge+",
+    ),
+    Method(
+        "vispruner",
+        rules_encoder.class_attention,
+        select=Thinned(),
+        source="VisPruner (Zhang et al., 2025), official code, half important",
+        note="Where the code fails (an odd rest, fewer than eight to drop) a round drops what is "
+        "left to drop. float32. " + _EACH,
+        label="VisPruner",
+    ),
+    Method(
+        "divprune",
+        rules_encoder.divprune,
+        select=max_min,
+        source="DivPrune (Alvar et al., 2025), official code",
+        note="A picked token is out of the choice (the code can pick a duplicate again). Exactly "
+        "K. Over all visual tokens of the prompt, line breaks too, as in its LLaVA-NeXT code.",
+        label="DivPrune",
+    ),
+    Method(
+        "scope",
+        rules_encoder.class_attention,
+        select=Coverage(),
+        source="SCOPE (Deng et al., 2025), official code, α = 1",
+        note="Mean over heads for their sum, which picks the same. float32. " + _EACH,
+        label="SCOPE",
+    ),
+    Method(
+        "holov",
+        rules_encoder.class_attention,
+        select=Chunks(),
+        source="HoloV (Zou et al., 2025), official code, 16 chunks, α = 0.09",
+        note="What a full chunk cannot take goes to others (official_counts=True: zero vectors, "
+        "as in the code). A chunk of one token is weighted like the rest (the code forgets a "
+        "factor of 1000 there). " + _EACH,
+        label="HoloV",
+    ),
+    Method(
+        "fastervlm_received",
+        rules_encoder.received_attention,
+        select=top_k_by_picture,
+        source="FasterVLM with the mean received attention that VisPruner's author advises",
+        note=_ADAPTED + " HiRED's would be the same.",
+        label="FasterVLM (received)",
+    ),
+    Method(
+        "visionzip_received",
+        rules_encoder.received_attention,
+        select=VisionZipInPlace(),
+        source="VisionZip adapted as in EffiVLM-Bench: behind the projector, in place",
+        note="No class token among the K; keys are averaged over the patches of a token. "
+        + _ADAPTED,
+        label="VisionZip (received)",
+    ),
+    Method(
+        "prumerge_received",
+        rules_encoder.received_attention,
+        select=PruMergeInPlace(),
+        source="PruMerge adapted as in EffiVLM-Bench: behind the projector, in place",
+        note="Scores and keys of the layer that gives the patches, heads separated; no token for "
+        "the rest. " + _ADAPTED,
+        label="PruMerge (received)",
+    ),
+    Method(
+        "prumerge_plus_received",
+        rules_encoder.received_attention,
+        select=PruMergeInPlace(plus=True),
+        source="PruMerge+ adapted as in EffiVLM-Bench: behind the projector, in place",
+        note="As prumerge_received; half of the tokens lie evenly.",
+        label="PruMerge+ (received)",
+    ),
+    Method(
+        "vispruner_received",
+        rules_encoder.received_attention,
+        select=Thinned(),
+        source="VisPruner with the mean received attention that its author advises",
+        note=_ADAPTED,
+        label="VisPruner (received)",
+    ),
+    Method(
+        "scope_received",
+        rules_encoder.received_attention,
+        select=Coverage(),
+        source="SCOPE with mean received attention",
+        note=_ADAPTED,
+        label="SCOPE (received)",
+    ),
+    Method(
+        "holov_received",
+        rules_encoder.received_attention,
+        select=Chunks(),
+        source="HoloV with mean received attention",
+        note=_ADAPTED,
+        label="HoloV (received)",
+    ),
+)
+METHODS |= {entry.name: dataclasses.replace(entry, **_DOOR) for entry in _AT_THE_DOOR}

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "qvid_utils"
 LEVELS = {
     0: "paths vocabulary linalg flops startup",
     1: "rules selection schedules families results",
-    2: "methods evidence",
+    1.5: "rules_encoder selection_encoder merging",
+    2: "methods evidence tower",
     3: "pruning",
     4: "models tiny measure",
     5: "benchmarks grid",

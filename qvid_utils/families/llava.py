@@ -7,6 +7,7 @@ from typing import Any
 from .base import Family
 from .layout import Block, Sources
 from .small import CLIP, decoder
+from .tower import Tower, clip_tokens
 
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
@@ -37,4 +38,6 @@ family = Family(
     tiny=tiny,
     sources=sources,
     has_cls=True,
+    tower=Tower({"image": "vision_tower"}, clip_tokens),
+    patchwise=True,
 )
