@@ -262,8 +262,8 @@ _DOOR = {
     "positions": "contiguous_on_one_axis",
 }
 _EACH = (
-    "Several pictures, tiles or frames share the budget in proportion to their tokens; a token that "
-    "shows no place (line break, class token of a frame) goes before all others."
+    "Several pictures, tiles or frames share the budget in proportion to their tokens; a token "
+    "that shows no place (line break, class token of a frame) goes before all others."
 )
 _ADAPTED = (
     "Our adaptation to towers without a class token: mean attention received, over heads and "

@@ -36,10 +36,9 @@ class Tower:
 
     def has_class_token(self, base: nn.Module) -> bool:
         """Whether the towers of this very model have one: SigLIP's, for one, has none."""
-        return all(
-            any(name.endswith("class_embedding") for name, _ in self.module(base, k).named_parameters())
-            for k in self.address
-        )  # fmt: skip
+        towers = [self.module(base, kind) for kind in self.address]
+        names = [[name for name, _ in tower.named_parameters()] for tower in towers]
+        return all(any(n.endswith("class_embedding") for n in found) for found in names)
 
     def feature_layer(self, base: nn.Module, kind: str, given: Mapping[str, Any]) -> int:
         """Number of the layer whose output the model reads, and hands to its projector."""
