@@ -30,6 +30,9 @@ class VisionZip:
     share: float = 10 / 64
     merges: ClassVar[bool] = True
 
+    def __post_init__(self):
+        _check_share(self.share)
+
     def __call__(
         self,
         scores: Tensor,
@@ -43,7 +46,7 @@ class VisionZip:
         unit = normalize(tower_keys.float().mean(0), dim=-1)
 
         def choose(tokens: Tensor, k: int) -> tuple[Tensor, Tensor]:
-            contextual = round(k * self.share)
+            contextual = min(round(k * self.share), k - 1)
             dominant, targets, merged = _contextual(
                 scores[tokens], unit[tokens], patches[tokens], k - contextual - 1, contextual
             )
@@ -64,6 +67,9 @@ class VisionZipInPlace:
     share: float = 10 / 64
     merges: ClassVar[bool] = True
 
+    def __post_init__(self):
+        _check_share(self.share)
+
     def __call__(
         self, scores: Tensor, keep: int, tower_keys: Tensor, hidden: Tensor, frames: Tensor
     ) -> Kept:
@@ -71,7 +77,7 @@ class VisionZipInPlace:
         unit = normalize(tower_keys.float().mean(0), dim=-1)
 
         def choose(tokens: Tensor, k: int) -> tuple[Tensor, Tensor]:
-            contextual = round(k * self.share)
+            contextual = min(round(k * self.share), k - 1)
             dominant, targets, merged = _contextual(
                 scores[tokens], unit[tokens], hidden[tokens], k - contextual, contextual
             )
@@ -79,6 +85,16 @@ class VisionZipInPlace:
             return slots, torch.cat([hidden[tokens[dominant]], merged])[order]
 
         return Kept(*by_picture(frames, keep, choose, hidden))
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(f"share={share}: give the part of contextual tokens, 0 or more, below 1")
+
+
+def _check_neighbours(neighbours: int) -> None:
+    if neighbours < 0:
+        raise ValueError(f"neighbours={neighbours}: give how many are added, 0 or more")
 
 
 def _contextual(
@@ -117,6 +133,9 @@ class PruMerge:
     official_counts: bool = False
     neighbours: int = 32
     merges: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _check_neighbours(self.neighbours)
 
     def __call__(
         self, scores: Tensor, keep: int, last_keys: Tensor, patches: Tensor, frames: Tensor
@@ -159,6 +178,9 @@ class PruMergeInPlace:
     plus: bool = False
     neighbours: int = 32
     merges: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _check_neighbours(self.neighbours)
 
     def __call__(
         self, scores: Tensor, keep: int, tower_keys: Tensor, hidden: Tensor, frames: Tensor

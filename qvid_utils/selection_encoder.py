@@ -50,6 +50,12 @@ class Thinned:
     important: float = 0.5
     step: int = 8
 
+    def __post_init__(self):
+        if not 0 <= self.important <= 1 or self.step < 1:
+            raise ValueError(
+                f"{self}: give a share from 0 to 1 as important, and a step of 1 or more"
+            )
+
     def __call__(self, scores: Tensor, keep: int, patches: Tensor, frames: Tensor) -> Kept:
         check_scores(scores, keep)
         unit = normalize(patches.float(), dim=-1)
@@ -62,6 +68,8 @@ class Thinned:
         return Kept(by_picture(frames, keep, choose)[0])
 
     def _thin(self, left: Tensor, unit: Tensor, count: int) -> Tensor:
+        if not count:
+            return left[:0]
         while len(left) > count:
             even, odd = left[::2], left[1::2]
             alike = (unit[even] @ unit[odd].T).amax(-1)
@@ -133,6 +141,10 @@ class Chunks:
     alpha: float = 0.09
     official_counts: bool = False
     merges: ClassVar[bool] = True  # it puts tokens in another order
+
+    def __post_init__(self):
+        if self.chunks < 1:
+            raise ValueError(f"chunks={self.chunks}: give 1 or more")
 
     def __call__(
         self, scores: Tensor, keep: int, features: Tensor, hidden: Tensor, frames: Tensor
