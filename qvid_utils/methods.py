@@ -151,8 +151,8 @@ def method(name: "str | Method | Rule", /, **overrides) -> Method:
         own = ", ".join(found.rule.params) or "none"
         raise ValueError(
             f"method {found.name!r} has no {', '.join(unknown)}; parameters of its rule: {own}; "
-            f"of its selection: {', '.join(sorted(options)) or 'none'}; "
-            f"fields of every method: {', '.join(fields)}"
+            + (f"of its selection: {', '.join(sorted(options))}; " if options else "")
+            + f"fields of every method: {', '.join(fields)}"
         )
     if not overrides:
         return found

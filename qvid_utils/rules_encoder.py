@@ -25,7 +25,7 @@ def class_attention(cls_row: Tensor) -> Tensor:
 def received_attention(received: Tensor) -> Tensor:
     """Attention that a token receives from all tokens of its picture, mean over heads and queries.
 
-    received (N_v,) → the same in float32, in [0, 1]; 0 for a token that shows no place.
+    received (N_v,) → (N_v,), the same in float32, in [0, 1]; 0 for a token that shows no place.
     """
     return received.float()
 
@@ -35,7 +35,7 @@ def last_class_attention(last_cls_row: Tensor) -> Tensor:
     """Softmax of the class token's query times all keys of the tower's last layer, scaled by
     1/sqrt(D): the heads are never separated, so it is no attention of the model's.
 
-    last_cls_row (N_v,) → the same in float32, in [0, 1]; 0 for a token that shows no place.
+    last_cls_row (N_v,) → (N_v,), the same in float32, in [0, 1]; 0 for a token that shows no place.
     """
     return last_cls_row.float()
 
