@@ -38,6 +38,7 @@ from .families.calls import (
     real_tokens,
     sizes_seen,
 )
+from .families.layout import frames_of
 from .methods import METHODS, Method
 from .methods import method as find_method
 from .schedules import Cut, mean_tokens
@@ -509,14 +510,8 @@ class _Engine:
     def _frames(self, row: int, numbers: Tensor) -> Tensor:
         """The picture or frame of the tokens `numbers`, see the word."""
         call, prompt = self._encoded(row)
-        found, start = [], 0
-        for block in self.family.blocks(self.model.config, call, prompt):
-            shown = block.places()
-            one = (block.tokens - block.end) // block.frames
-            frame = torch.arange(len(shown)).div(one, rounding_mode="floor") + start
-            found.append(frame.where(shown, -1))
-            start += block.frames
-        return torch.cat(found).to(numbers.device)[numbers]
+        blocks = self.family.blocks(self.model.config, call, prompt)
+        return frames_of(blocks).to(numbers.device)[numbers]
 
     def _tower(self, row: int, numbers: Tensor, word: str) -> Tensor:
         self.encodings.check(self.arguments.get("mm_encoder_outputs"))

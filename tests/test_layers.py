@@ -14,7 +14,8 @@ PACKAGE = ROOT / "qvid_utils"
 LEVELS = {
     0: "paths vocabulary linalg flops startup",
     1: "rules selection schedules families results",
-    1.5: "rules_encoder selection_encoder merging",
+    1.3: "rules_encoder selection_encoder merging",
+    1.6: "methods_encoder",
     2: "methods evidence tower",
     3: "pruning",
     4: "models tiny measure",
@@ -28,6 +29,7 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(
 NEVER_TRANSFORMERS = [
     *["vocabulary", "linalg", "rules", "selection", "schedules"],
     *["methods", "results", "flops", "figures"],
+    *["rules_encoder", "selection_encoder", "merging", "methods_encoder"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}
 
