@@ -24,6 +24,8 @@ KEY_NORMS = frozenset({"key_norms_before", "text_key_norms_before"})
 NEEDS_SEQUENCE = frozenset({"attention", "last_row", "last_row_before"}) | RECEIVED
 LOOKS_BACK = frozenset({"previous", "last_row_before"}) | RECEIVED | KEY_NORMS
 NEEDS_DOOR = frozenset({"features", "text_relevance"})
+NEEDS_CLASS = frozenset({"cls_row", "cls_patch", "last_cls_row"})  # a tower with a class token
+NEEDS_TOWER = NEEDS_CLASS | {"patches", "tower_keys", "received", "last_keys"}
 BLOCK = 2**24  # entries of an attention map that are there at once; one row of all heads at least
 
 
@@ -52,6 +54,8 @@ class Evidence:
     find_text: Callable[[], Tensor] | None = None
     at_door: Callable[[], tuple[Tensor, Tensor]] | None = None  # visual and text rows, layer 0
     last_norm: nn.Module | None = None
+    frames_of: Callable[[], Tensor] | None = None
+    tower: Callable[[str], Tensor] | None = None  # a word → (N_v, ...)
 
     # ------------------------------------------------------------------------- the words
 
@@ -157,6 +161,46 @@ class Evidence:
     def grid(self) -> tuple[int, int, int]:
         """(T, rows, cols) of the caller's visual tokens, before any cut."""
         return self.grid_of()
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """(N_v,) int64: the picture or frame of each token, -1 where it shows no place."""
+        return self.frames_of()
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """(N_v, D): what the vision tower fed to the projector."""
+        return self.tower("patches")
+
+    @cached_property
+    def tower_keys(self) -> Tensor:
+        """(H_t, N_v, d_t): keys of the tower's layer that gives the patches."""
+        return self.tower("tower_keys").transpose(0, 1)
+
+    @cached_property
+    def received(self) -> Tensor:
+        """(N_v,): attention received in that layer, mean over heads and queries."""
+        return self.tower("received")
+
+    @cached_property
+    def cls_row(self) -> Tensor:
+        """(H_t, N_v): attention that the class token pays in that layer."""
+        return self.tower("cls_row").T
+
+    @cached_property
+    def cls_patch(self) -> Tensor:
+        """(N_v, D): the class token's own feature, of each token's picture."""
+        return self.tower("cls_patch")
+
+    @cached_property
+    def last_cls_row(self) -> Tensor:
+        """(N_v,): the class token's softmax in the last layer, heads not separated."""
+        return self.tower("last_cls_row")
+
+    @cached_property
+    def last_keys(self) -> Tensor:
+        """(N_v, D): keys of the last layer, all heads in a row."""
+        return self.tower("last_keys")
 
     @cached_property
     def prompt(self) -> int:

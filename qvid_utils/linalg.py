@@ -155,7 +155,7 @@ def concentration(M: Tensor) -> Tensor:
     M = M / scale.where(scale > 0, 1)
     gram = M @ M.mT if M.shape[-2] <= M.shape[-1] else M.mT @ M
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return _back(gram.square().sum((-2, -1)) / trace.where(trace > 0, 1).square(), M)
+    return gram.square().sum((-2, -1)) / trace.where(trace > 0, 1).square()
 
 
 def numerical_rank(M: Tensor) -> Tensor:

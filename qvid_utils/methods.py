@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import rules
+from . import methods_encoder, rules
 from .linalg import check_rank
 from .rules import RULES, Rule
 from .schedules import (
@@ -31,7 +31,7 @@ from .selection import Kept, Recycle, Spread, top_k
 __all__ = ["METHODS", "POSITIONS", "QUERIES", "READINGS", "Method", "method"]
 
 QUERIES = ("question", "content", "prompt")
-POSITIONS = ("original", "contiguous")
+POSITIONS = ("original", "contiguous", "contiguous_on_one_axis")
 READINGS = ("in_place", "two_pass")
 SPANNED = frozenset({"interaction", "queries", "attention"})  # words that depend on the query
 
@@ -45,7 +45,9 @@ class Method:
     query: which tokens are the question: "question" (the user's words), "content" (without the
     answer-format sentence), "prompt" (all text after the picture), or a bool mask over the prompt
     (1-D) or batch (2-D). rope: rotate queries and keys before M (the paper does not).
-    positions: rotary positions after a cut, "original" or "contiguous" (renumbered).
+    positions: rotary positions after a cut, "original", "contiguous" (renumbered), or
+    "contiguous_on_one_axis": renumbered where positions are one number, original with M-RoPE, as
+    official code for LLaVA and its ports to Qwen2-VL do.
     reading: "in_place" (cut and go on) or "two_pass" (score, then a second pass on what is kept).
     note: departures from the source; label: the name for tables.
     Raises ValueError or TypeError, with what is allowed, for a field that is none of these.
@@ -161,8 +163,8 @@ def method(name: "str | Method | Rule", /, **overrides) -> Method:
         own = ", ".join(found.rule.params) or "none"
         raise ValueError(
             f"method {found.name!r} has no {', '.join(unknown)}; parameters of its rule: {own}; "
-            f"of its selection: {', '.join(sorted(options)) or 'none'}; "
-            f"fields of every method: {', '.join(fields)}"
+            + (f"of its selection: {', '.join(sorted(options))}; " if options else "")
+            + f"fields of every method: {', '.join(fields)}"
         )
     if not overrides:
         return found
@@ -399,3 +401,4 @@ METHODS: dict[str, Method] = {
         Method("stride", rules.stride, label="Uniform stride"),
     )
 }
+METHODS |= {entry["name"]: Method(**entry) for entry in methods_encoder.ENTRIES}

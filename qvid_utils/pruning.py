@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from .evidence import NEEDS_QUERY, NEEDS_SEQUENCE, Evidence, Scene
+from .evidence import NEEDS_CLASS, NEEDS_QUERY, NEEDS_SEQUENCE, NEEDS_TOWER, Evidence, Scene
 from .families import Unavailable, family_of, query_tokens
 from .families.calls import (
     check_axes,
@@ -39,11 +39,13 @@ from .families.calls import (
     real_tokens,
     sizes_seen,
 )
-from .methods import Method
+from .families.layout import frames_of
+from .methods import METHODS, Method
 from .methods import method as find_method
 from .rules import Rule
 from .schedules import Cut
 from .selection import Kept
+from .tower import Encodings, tower_seen
 from .vocabulary import WORDS
 
 __all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
@@ -324,18 +326,34 @@ class _Engine:
         self.stages, self.processor = stages, processor
         self.sees = set().union(*(stage.sees for stage in stages))
         self.trace, self.calls, self.now, self.arguments = Trace(), 0, None, {}
-        self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see the grid
+        self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see how they lie
+        self.encodings = Encodings()  # of the pictures, for rules that see the vision tower
         self.ledger, self.ledgers = Ledger(), WeakKeyDictionary()  # cache -> Ledger
         kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"} or getattr(self.config, "sliding_window", None):
             # a window over shortened columns would mean another distance
             raise Unavailable("pruning needs full attention in all layers; this model has windows")
         renumbers = any(stage.method.positions == "contiguous" for stage in stages)
+        self._check_tower()
         if renumbers and not self.family.one_axis:
             raise Unavailable(
                 f"positions='contiguous': {self.family.name} counts positions along several axes, "
                 "which cannot be renumbered; use 'original'"
             )
+
+    def _check_tower(self) -> None:
+        for stage in self.stages:
+            if stage.sees & NEEDS_TOWER and self.family.tower is None:
+                raise Unavailable(f"{self.family.name} does not say where its vision tower is")
+            words, name = sorted(stage.sees & NEEDS_CLASS), stage.method.name
+            if words and not self.family.tower.has_class_token(self.base):
+                adapted = [other for other in METHODS if other.endswith("_received")]
+                own = f"{name}_received"
+                raise Unavailable(
+                    f"method {name!r} sees {', '.join(words)}, and the vision tower of this "
+                    f"{self.family.name} has no class token; adapted to the attention that tokens "
+                    f"receive: {own if own in adapted else ', '.join(adapted)}"
+                )
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
@@ -352,13 +370,16 @@ class _Engine:
             for module, hook in wanted:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             left.callback(self.base.register_forward_hook(self.end).remove)
-            if "grid" in self.sees:
+            if self.sees & ({"grid", "frames"} | NEEDS_TOWER):
                 self.sizes = left.enter_context(sizes_seen(self.model))
+            if self.sees & NEEDS_TOWER:
+                self.encodings = left.enter_context(tower_seen(self.model, self.family))
             yield self.trace
 
     def forget(self) -> None:
         _ACTIVE.discard(self.base)
         self.now, self.arguments, self.ledgers = None, {}, WeakKeyDictionary()
+        self.encodings = Encodings()
 
     def _entering(self, i: int) -> Callable:
         return lambda layer, args, kwargs: self.enter(i, args, kwargs)
@@ -487,7 +508,8 @@ class _Engine:
         now.sites |= doors
         for step in (step for row in now.plan for step in row):
             door = step.layer if now.look is None else 0
-            anew = self.stages[step.stage].method.positions == "contiguous"
+            policy = self.stages[step.stage].method.positions
+            anew = policy != "original" and self.family.one_axis
             (self.ledger.renumbered.add if anew else self.ledger.renumbered.discard)(door)
         self.calls += 1
         return now
@@ -587,7 +609,10 @@ class _Engine:
             if keep is None:
                 continue
             started, places = perf_counter(), scene.places(row)
+            numbers = scene.number[row, places]
             about = {"rope": stage.method.rope, "grid_of": functools.partial(self._grid, row)}
+            about["frames_of"] = functools.partial(self._frames, row, numbers)
+            about["tower"] = functools.partial(self._tower, row, numbers)
             about["last_norm"] = self.text.norm
             evidence = scene.evidence(i, row, self.layers, words, **about)
             scores, kept = stage.choose(evidence, keep)
@@ -597,12 +622,12 @@ class _Engine:
             self.trace.mean_tokens[row] += more * (until - door) / depth
             survivors[row, places] = False
             survivors[row, places[kept.index]] = True
-            if kept.merged is not None:
+            merged = self._projected(i, stage.method.name, kept)
+            if merged is not None:
                 if now.look is not None:
                     raise ValueError("reading='two_pass' cannot merge tokens; use 'in_place'")
                 scene.hidden = scene.hidden.clone()  # others may hold on to the stream as it was
-                scene.hidden[row, places[kept.index]] = kept.merged.to(scene.hidden.dtype)
-            numbers = scene.number[row, places]
+                scene.hidden[row, places[kept.index]] = merged.to(scene.hidden.dtype)
             self.trace.cuts.append(
                 CutRecord(
                     call=self.calls - 1,
@@ -621,14 +646,50 @@ class _Engine:
                 scene.relabel(row, places[kept.index], places[kept.stands])
         return survivors
 
+    def _projected(self, i: int, name: str, kept: Kept) -> Tensor | None:
+        """What takes the place of the kept tokens, as the stream has it; None: they stay."""
+        if kept.patches is None:
+            return kept.merged
+        if i:
+            raise ValueError(
+                f"layer={i}: method {name!r} merges before the projector, at the door "
+                "of the language model; use layer=0"
+            )
+        if not self.family.patchwise:
+            raise Unavailable(
+                f"method {name!r} merges before the projector, and {self.family.name} "
+                "pools or joins patches there; merge behind it (Kept.merged)"
+            )
+        projector = self.family.part(self.model, "projector")
+        like = next(projector.parameters())
+        return projector(kept.patches.to(like)).to(kept.index.device)
+
     def _grid(self, row: int) -> tuple[int, int, int]:
+        call, prompt = self._encoded(row)
+        return self.family.grid(self.model.config, self.now.scene.counts[row], call, prompt)
+
+    def _frames(self, row: int, numbers: Tensor) -> Tensor:
+        """The picture or frame of the tokens `numbers`, see the word."""
+        call, prompt = self._encoded(row)
+        blocks = self.family.blocks(self.model.config, call, prompt)
+        return frames_of(blocks).to(numbers.device)[numbers]
+
+    def _tower(self, row: int, numbers: Tensor, word: str) -> Tensor:
+        self.encodings.check(self.arguments.get("mm_encoder_outputs"))
+        call, prompt = self._encoded(row)
+        found = self.encodings.word(word, self.model.config, call["input_ids"], prompt)
+        return found.to(numbers.device)[numbers]
+
+    def _encoded(self, row: int) -> tuple[dict[str, Any], int]:
+        """The arguments of the encoders with the prompts that were encoded together, and which of
+        these a row is: beams share one."""
         counts, call, copies = self.now.scene.counts, self.arguments, 1
         if call.get("mm_encoder_outputs"):  # generate has encoded each prompt once, for all beams
             encoded = [f"get_{kind}_features" for kind in call["mm_encoder_outputs"]]
             copies = sum(counts) // sum(self.sizes["encoded"][name] for name in encoded)
         call = {**self.sizes, **{name: v for name, v in call.items() if v is not None}}
         call["input_ids"] = call["input_ids"][::copies]
-        return self.family.grid(self.model.config, counts[row], call, row // copies)
+        return call, row // copies
 
     def remask(self, i: int, hidden: Tensor, cache: Any) -> None:
         """The mask, and the rotary pair if renumbered, of layer i and the ones that follow."""

@@ -3,7 +3,8 @@
 A rule names what it reads as positional parameters; the names come from `WORDS` and from nowhere
 else. `evidence.py` computes one property per word, so adding a word means touching these two files.
 Letters: H heads, N_q question tokens, N_v visual tokens of one prompt, N_t tokens of the text after
-the last of them (template included), d width, d_h head width, ℓ the layer about to run.
+the last of them (template included), d width, d_h head width, ℓ the layer about to run; H_t heads,
+D width, d_t head width of the vision tower.
 """
 
 from collections.abc import Mapping
@@ -90,6 +91,44 @@ _TABLE = (
     ),
     ("text_normed", "(N_t, d)", "The same of the text after the picture."),
     ("grid", "(3,) ints", "How the visual tokens lie: frames, rows, columns."),
+    (
+        "frames",
+        "(N_v,) ints",
+        "Which picture, tile or frame of the prompt a token shows a place of, from 0; -1 for one "
+        "that shows none (a line break, a class token).",
+    ),
+    (
+        "patches",
+        "(N_v, D)",
+        "What the vision tower fed to the projector: of a token that joins patches, all of them in "
+        "a row; 0 for a line break.",
+    ),
+    (
+        "tower_keys",
+        "(H_t, N_v, d_t)",
+        "Keys of the tower's layer that gives the patches, as it multiplies them; mean over the "
+        "patches that a token joins.",
+    ),
+    (
+        "received",
+        "(N_v,)",
+        "Attention that a token receives in that layer, mean over heads and queries, pooled as the "
+        "model pools its features; 0 for a token that shows no place.",
+    ),
+    (
+        "cls_row",
+        "(H_t, N_v)",
+        "Attention that the class token pays in that layer to the tokens of its picture; 0 for a "
+        "token that shows no place.",
+    ),
+    ("cls_patch", "(N_v, D)", "The feature of the class token of each token's picture."),
+    (
+        "last_cls_row",
+        "(N_v,)",
+        "Softmax of the class token's query times all keys of the tower's last layer, heads not "
+        "separated; 0 for a token that shows no place.",
+    ),
+    ("last_keys", "(N_v, D)", "Keys of the tower's last layer, all heads in a row."),
     (
         "prompt",
         "int",

@@ -14,7 +14,9 @@ PACKAGE = ROOT / "qvid_utils"
 LEVELS = {
     0: "paths vocabulary linalg clustering flops startup",
     1: "rules selection schedules budgets families results",
-    2: "methods evidence",
+    1.3: "rules_encoder selection_encoder merging",
+    1.6: "methods_encoder",
+    2: "methods evidence tower",
     3: "pruning",
     4: "models tiny",
     5: "benchmarks grid measure",
@@ -27,6 +29,7 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(
 NEVER_TRANSFORMERS = [
     *["vocabulary", "linalg", "rules", "selection", "schedules"],
     *["methods", "results", "flops", "figures", "clustering", "budgets"],
+    *["rules_encoder", "selection_encoder", "merging", "methods_encoder"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}
 

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from .layout import Block, Sources, blocks_of, common_grid, score_maps
 from .template import ANSWER_FORMAT, SPANS, Template, Unavailable
+from .tower import Tower
 
 __all__ = [
     "ANSWER_FORMAT", "SPANS", "Block", "Family", "Template", "Unavailable",
@@ -47,6 +48,8 @@ class Family:
     visual_ids: tuple[str, ...] = ("image_token_id", "video_token_id")
     has_cls: bool = False  # the vision tower has a class token
     one_axis: bool = True  # rotary positions are a single number, so they can be renumbered
+    tower: Tower | None = None  # for methods that score what the vision tower holds
+    patchwise: bool = False  # a visual token is what the projector makes of one tower token
 
     def part(self, model: nn.Module, address: str) -> nn.Module:
         """The submodule at one of the family's addresses, e.g. `part(model, "layers")`."""

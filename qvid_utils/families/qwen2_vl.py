@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from .base import Family
 from .layout import Block, Sources
 from .small import decoder
+from .tower import Tower
 
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
@@ -22,6 +25,12 @@ def sources(config: Any, call: Mapping[str, Any]) -> Sources:
     }
 
 
+def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """Patches lie in the order in which they are merged: a few in a row are one visual token."""
+    return values.unflatten(0, (-1, base.config.vision_config.spatial_merge_size**2))
+
+
+TOWER = {"image": "visual", "video": "visual"}
 IDS = {"image_token_id": 4, "video_token_id": 5}
 IDS |= {"vision_start_token_id": 6, "vision_end_token_id": 7}
 
@@ -56,4 +65,5 @@ family = Family(
     projector="visual.merger",
     vision="visual",
     one_axis=False,
+    tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
 )

@@ -7,6 +7,7 @@ from typing import Any
 from .base import Family
 from .layout import Block, Sources
 from .small import CLIP, decoder
+from .tower import Tower, clip_tokens
 
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
@@ -45,4 +46,6 @@ family = Family(
     sources=sources,
     vision="image_tower",
     has_cls=True,
+    tower=Tower({"image": "image_tower", "video": "video_tower"}, clip_tokens),
+    patchwise=True,
 )
