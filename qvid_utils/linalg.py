@@ -150,10 +150,10 @@ def concentration(M: Tensor) -> Tensor:
     M (..., N_q, N_v) → (...,) float64: 1 where one mode holds all, 1/m where m share it equally,
     0 for a zero matrix. Without a decomposition: ‖M Mᵀ‖² / ‖M‖⁴. Errors as in `widen`.
     """
-    M = widen(M)
-    scale = M.abs().amax((-2, -1), keepdim=True)  # keeps the fourth powers in range
-    M = M / scale.where(scale > 0, 1)
-    gram = M @ M.mT if M.shape[-2] <= M.shape[-1] else M.mT @ M
+    X = widen(M)
+    scale = X.abs().amax((-2, -1), keepdim=True)  # keeps the fourth powers in range
+    X = X / scale.where(scale > 0, 1)
+    gram = X @ X.mT if X.shape[-2] <= X.shape[-1] else X.mT @ X
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     return gram.square().sum((-2, -1)) / trace.where(trace > 0, 1).square()
 

@@ -189,7 +189,7 @@ class Recycle:
         stands = torch.cat([best, recycled[centres]])
         rows = torch.cat([hidden[best], merged])
         index, order = stands.sort()
-        return Kept(index, rows[order]) if self.in_place else Kept(index, rows, stands)
+        return Kept(index, rows[order]) if self.in_place else Kept(index, rows, stands=stands)
 
 
 @dataclass(frozen=True)

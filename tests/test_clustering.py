@@ -1,5 +1,7 @@
 """Density peaks and means, on points that can be worked on paper."""
 
+import math
+
 import pytest
 import torch
 
@@ -62,3 +64,28 @@ def test_means_by_hand():
 def test_a_number_of_clusters_that_cannot_be_is_refused(clusters):
     with pytest.raises(ValueError, match=f"clusters={clusters}: there are 5 points, form 1 to 5"):
         density_peaks(LINE, clusters)
+
+
+def by_loops(points, clusters):
+    """The definition, one number at a time."""
+    n, width = len(points), len(points[0])
+    D = [[(sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / width) ** 0.5 for y in points]
+         for x in points]  # fmt: skip
+    density = [math.exp(-sum(d * d for d in sorted(row)[:clusters]) / clusters) for row in D]
+    far = max(map(max, D))
+    # of two that are each other's nearest, and so equally dense, the earlier counts as denser
+    order = sorted(range(n), key=lambda i: -density[i])
+    delta = {i: min([D[i][j] for j in order[:place]], default=far) for place, i in enumerate(order)}
+    centres = sorted(range(n), key=lambda i: -density[i] * delta[i])[:clusters]
+    member = [min(range(clusters), key=lambda c: D[i][centres[c]]) for i in range(n)]
+    return centres, member
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 2.0])
+def test_the_definition_on_random_points(spread):
+    for seed in range(20):
+        dice = torch.Generator().manual_seed(seed)
+        points = torch.randn(25, 3, generator=dice, dtype=torch.float64) * spread
+        for clusters in (2, 3, 6):
+            found = density_peaks(points, clusters)
+            assert [t.tolist() for t in found] == list(by_loops(points.tolist(), clusters))
