@@ -153,7 +153,7 @@ def test_scores_follow_a_permutation(score):
 
 def test_shares_by_hand():
     assert shares([16, 16], 5) == [3, 2]  # 2.5 each: a tie goes to the earlier
-    assert shares([16, 40, 4], 6) == [2, 4, 0]  # 1.6, 4.0, 0.4
+    assert shares([4, 40, 16], 6) == [0, 4, 2]  # 0.4, 4.0, 1.6
     assert shares([3, 1], 4) == [3, 1] and shares([5], 0) == [0]
     with pytest.raises(ValueError, match="keep=5: there are 4 tokens"):
         shares([3, 1], 5)
