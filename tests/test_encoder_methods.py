@@ -238,6 +238,15 @@ def test_scope_by_hand():
     assert Coverage(alpha=0.0)(tensor(1, 4, 1), 1, x, one(3)).index.tolist() == [0]
 
 
+@pytest.mark.parametrize("scores", [tensor(1, 2, 3, 4), tensor(0, 0, 0, 0)])
+def test_scope_picks_nobody_twice(scores):
+    """All alike: after the first there is no gain, and the earlier ones come first."""
+    first = int(scores.argmax())
+    for keep in range(1, 5):
+        kept = Coverage()(scores, keep, torch.ones(4, 2), one(4)).index.tolist()
+        assert kept == sorted([first, *(i for i in range(4) if i != first)][:keep])
+
+
 def test_vispruner_by_hand():
     """K = 4 of 8: the two best, then six are thinned to two, two at a time."""
     scores = tensor(8, 7, 6, 5, 4, 3, 2, 1)
