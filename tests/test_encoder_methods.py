@@ -292,6 +292,8 @@ def test_holov_weights_a_chunk_by_score_and_scaled_variance():
     expected = (tensor(1, 2, 3) + 0.09 * 2 / (0.21 + 1e-6) * variance).mean()
     close(weight.float(), expected, 1e-5)
     assert float(Chunks()._weight(tensor(0.004), x[:1])) == pytest.approx(4)
+    # two at right angles: their cosines to others do not vary at all, and nothing is added
+    assert float(Chunks()._weight(tensor(1, 3) / 1000, torch.eye(2))) == pytest.approx(2)
 
 
 def test_holov_surplus():
