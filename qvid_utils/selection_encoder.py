@@ -62,17 +62,18 @@ class Thinned:
 
         def choose(tokens: Tensor, k: int) -> tuple[Tensor, None]:
             order, first = best(scores[tokens], len(tokens)), int(k * self.important)
-            diverse = self._thin(order[first:], unit[tokens], k - first)
+            cosine = unit[tokens] @ unit[tokens].T
+            diverse = self._thin(order[first:], cosine, k - first)
             return torch.cat([order[:first], diverse]).sort().values, None
 
         return Kept(by_picture(frames, keep, choose)[0])
 
-    def _thin(self, left: Tensor, unit: Tensor, count: int) -> Tensor:
+    def _thin(self, left: Tensor, cosine: Tensor, count: int) -> Tensor:
         if not count:
             return left[:0]
         while len(left) > count:
             even, odd = left[::2], left[1::2]
-            alike = (unit[even] @ unit[odd].T).amax(-1)
+            alike = cosine[even[:, None], odd].amax(-1)
             gone = min(self.step, len(left) - count, len(even))
             left = torch.cat([even[best(alike, len(even))[gone:]], odd])
         return left

@@ -153,7 +153,7 @@ def test_scores_follow_a_permutation(score):
 
 def test_shares_by_hand():
     assert shares([16, 16], 5) == [3, 2]  # 2.5 each: a tie goes to the earlier
-    assert shares([16, 40, 4], 6) == [2, 4, 0]  # 1.6, 4.0, 0.4
+    assert shares([4, 40, 16], 6) == [0, 4, 2]  # 0.4, 4.0, 1.6
     assert shares([3, 1], 4) == [3, 1] and shares([5], 0) == [0]
     with pytest.raises(ValueError, match="keep=5: there are 4 tokens"):
         shares([3, 1], 5)
@@ -238,6 +238,15 @@ def test_scope_by_hand():
     assert Coverage(alpha=0.0)(tensor(1, 4, 1), 1, x, one(3)).index.tolist() == [0]
 
 
+@pytest.mark.parametrize("scores", [tensor(1, 2, 3, 4), tensor(0, 0, 0, 0)])
+def test_scope_picks_nobody_twice(scores):
+    """All alike: after the first there is no gain, and the earlier ones come first."""
+    first = int(scores.argmax())
+    for keep in range(1, 5):
+        kept = Coverage()(scores, keep, torch.ones(4, 2), one(4)).index.tolist()
+        assert kept == sorted([first, *(i for i in range(4) if i != first)][:keep])
+
+
 def test_vispruner_by_hand():
     """K = 4 of 8: the two best, then six are thinned to two, two at a time."""
     scores = tensor(8, 7, 6, 5, 4, 3, 2, 1)
@@ -283,6 +292,8 @@ def test_holov_weights_a_chunk_by_score_and_scaled_variance():
     expected = (tensor(1, 2, 3) + 0.09 * 2 / (0.21 + 1e-6) * variance).mean()
     close(weight.float(), expected, 1e-5)
     assert float(Chunks()._weight(tensor(0.004), x[:1])) == pytest.approx(4)
+    # two at right angles: their cosines to others do not vary at all, and nothing is added
+    assert float(Chunks()._weight(tensor(1, 3) / 1000, torch.eye(2))) == pytest.approx(2)
 
 
 def test_holov_surplus():

@@ -220,6 +220,8 @@ def test_words_are_pooled_as_the_model_pools_its_features(family, kind, kernel, 
         ("qwen2_vl", BOTH, [0] * 16 + [1] * 12),
         ("qwen2_5_vl", MIXED, [0] * 16 + [1] * 8 + [2] * 8),
         ("llava", BOTH, [0] * 16 + [1] * 16),
+        ("video_llava", FILMS, sum(([-1, *[n] * 16] for n in range(4)), [])),
+        ("qwen2_vl", FILMS, [n for n in range(4) for _ in range(8)]),
     ],
 )
 def test_frames(family, prompt, frames):
