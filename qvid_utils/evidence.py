@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 __all__ = ["Evidence", "Scene", "project"]
 
-NEEDS_QUERY = frozenset({"queries", "interaction", "attention"})
+NEEDS_QUERY = frozenset({"queries", "interaction", "attention", "clip_text"})
 NEEDS_SEQUENCE = frozenset({"attention", "last_row", "last_row_before"})
 LOOKS_BACK = frozenset({"previous", "last_row_before"})
 
@@ -45,6 +45,9 @@ class Evidence:
     find_query: Callable[[], Tensor] | None = None
     features_of: Tensor | None = None
     grid_of: Callable[[], tuple[int, int, int]] | None = None
+    tower: Callable[[str], Tensor] | None = None  # a word of the vision tower → (N_v, ...)
+    clip: Any = None  # the pair of towers, with `image` and `words`
+    text_of: Callable[[], str] | None = None  # the query as text
 
     # ------------------------------------------------------------------------- the words
 
@@ -101,6 +104,26 @@ class Evidence:
     def grid(self) -> tuple[int, int, int]:
         """(T, rows, cols) of the caller's visual tokens, before any cut."""
         return self.grid_of()
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """(N_v, D): what the vision tower fed to the projector."""
+        return _wide(self.tower("patches"))
+
+    @cached_property
+    def clip_image(self) -> Tensor:
+        """(N_v, D_p): the patches in the space that CLIP's two towers share."""
+        return self.clip.image(self.patches)
+
+    @cached_property
+    def clip_text(self) -> Tensor:
+        """(segments, D_p): the query's words in that space."""
+        return self.clip.words(self.text_of())
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """(N_v,) bool: which slots the vision tower filled."""
+        return self.tower("filled")
 
     @cached_property
     def prompt(self) -> int:

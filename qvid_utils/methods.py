@@ -16,15 +16,18 @@ from torch import Tensor
 from . import rules
 from .linalg import check_rank
 from .rules import RULES, Rule
-from .schedules import V2DROP_LLAVA, Schedule, at, staged
-from .selection import Kept, top_k
+from .schedules import V2DROP_LLAVA, Cut, Schedule, at, staged
+from .selection import Kept, greedy_dpp, pooled, top_k, with_mean
+from .shortening import Downsampling, ToMe
 
 __all__ = ["METHODS", "POSITIONS", "QUERIES", "READINGS", "Method", "method"]
 
 QUERIES = ("question", "content", "prompt")
 POSITIONS = ("original", "contiguous")
 READINGS = ("in_place", "two_pass")
-SPANNED = frozenset({"interaction", "queries", "attention"})  # words that depend on the query
+SPANNED = frozenset(
+    {"interaction", "queries", "attention", "clip_text"}
+)  # words that depend on the query
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,9 @@ class Method:
     (1-D) or batch (2-D). rope: rotate queries and keys before M (the paper does not).
     positions: rotary positions after a cut, "original" or "contiguous" (renumbered).
     reading: "in_place" (cut and go on) or "two_pass" (score, then a second pass on what is kept).
+    encode: what happens inside the vision tower (ToMe, Downsampling), None for nothing; such a
+    method cuts at layer 0, where the tower's tokens enter. extra: tokens that the official code
+    gives beyond its label, official_counts: whether to give them (False: keep is the exact total).
     note: departures from the source; label: the name for tables.
     Raises ValueError or TypeError, with what is allowed, for a field that is none of these.
     """
@@ -51,6 +57,9 @@ class Method:
     rope: bool = False
     positions: str = "original"
     reading: str = "in_place"
+    encode: ToMe | Downsampling | None = None
+    extra: int = 0
+    official_counts: bool = False
     source: str = ""
     note: str = ""
     label: str = ""
@@ -90,6 +99,15 @@ class Method:
                 )
         else:
             _one_of("query", self.query, QUERIES, "or a bool tensor over the prompt's tokens")
+        if self.encode is not None and not isinstance(self.encode, ToMe | Downsampling):
+            raise TypeError(f"encode={self.encode!r}: give ToMe(), Downsampling() or None")
+        if self.official_counts not in (False, True):
+            raise TypeError(f"official_counts={self.official_counts!r}: give True or False")
+        if self.official_counts and not self.extra:
+            raise ValueError(
+                f"official_counts=True: the official code of method {self.name!r} keeps as many "
+                "as it says; leave it out"
+            )
         if not isinstance(self.rope, bool):
             raise TypeError(f"rope={self.rope!r}: give True or False")
         if self.rope and "interaction" not in self.rule.sees:
@@ -97,6 +115,18 @@ class Method:
                 f"rope=True: rule {self.rule.name!r} sees {', '.join(self.rule.sees)}, and rope "
                 "changes only interaction"
             )
+
+    def cuts(
+        self, keep: int, n_visual: int, n_layers: int, layer: int | None = None
+    ) -> tuple[Cut, ...]:
+        """Where the method cuts, and what it leaves there; errors as of its schedule."""
+        if self.encode is not None and layer:
+            raise ValueError(
+                f"layer={layer}: method {self.name!r} works inside the vision tower, its tokens "
+                "enter the language model at layer 0; leave layer out"
+            )
+        more = self.extra if self.official_counts else 0
+        return self.schedule(keep + more, n_visual, n_layers, layer)
 
     def describe(self) -> str:
         """The whole method on one line: rule, parameters, cuts, policies, source."""
@@ -108,6 +138,7 @@ class Method:
             getattr(self.select, "__name__", str(self.select)),
             *([f"query {query}"] if SPANNED & set(self.rule.sees) else []),
             *(["with RoPE"] if self.rope else []),
+            *([f"{self.encode} in the vision tower"] if self.encode is not None else []),
             f"{self.positions} positions",
             self.reading,
             self.source,
@@ -227,6 +258,67 @@ METHODS: dict[str, Method] = {
             rules.last_attention,
             note="PyramidDrop's score with one cut where QViD makes it.",
             label="Last-token attention, single cut",
+        ),
+        Method(
+            "tome",
+            rules.slots,
+            at(0, source="inside the vision tower"),
+            encode=ToMe(),
+            positions="contiguous",
+            source="ToMe (Bolya et al., 2023), sections 3.1 and 3.2; the schedule r is ours",
+            note="Merges in the layers that the model reads (of LLaVA-1.5 all but the last), evenly, "
+            "the remainder in the first: the sources of the published ToMe rows give no list. As "
+            "in the official code the tokens leave the tower unmerged ones first, then those at "
+            "odd places, not in the order of the picture. Several pictures share keep evenly.",
+            label="ToMe",
+        ),
+        Method(
+            "trim",
+            rules.trim,
+            at(0, source="before the projector"),
+            with_mean,
+            positions="contiguous",
+            extra=1,
+            source="TRIM (Song et al., 2024), official code without its interquartile rule",
+            note="The mean token counts inside keep (official_counts=True: beyond it). All pictures "
+            "of a prompt are scored as one; CLIP runs in float32.",
+            label="TRIM",
+        ),
+        Method(
+            "cdpruner",
+            rules.relevance,
+            at(0, source="at the door of the language model"),
+            greedy_dpp,
+            query="content",
+            positions="contiguous",
+            source="CDPruner (Zhang et al., 2025), official code",
+            note="Relevance is stretched per prompt, not per batch. Each segment of a long question "
+            "has its own begin and end mark, which the official code gives to the whole only. "
+            "Where the kernel's rank is used up the rest goes by relevance.",
+            label="CDPruner",
+        ),
+        Method(
+            "pooling",
+            rules.alike,
+            at(0, source="at the door of the language model"),
+            pooled,
+            source="floor: average pooling of the projected features to exactly keep cells",
+            note="Cells are rows × cols by area, a border token in both by its part; where no such "
+            "split of keep is near the picture's aspect, equal lengths of the reading order. Each "
+            "cell stands at the position of its middle token.",
+            label="Average pooling",
+        ),
+        Method(
+            "downsampling",
+            rules.slots,
+            at(0, source="inside the vision tower"),
+            encode=Downsampling(),
+            positions="contiguous",
+            source="floor: a smaller picture, position embeddings interpolated",
+            note="To exactly keep patches: the grid nearest to a square, so 48 are 6 × 8 and the "
+            "picture is squeezed a little; counts without a grid up to 1:2 are refused. Resized "
+            "after the processor (bicubic, antialiased).",
+            label="Image downsampling",
         ),
         Method("random", rules.random, label="Random"),
         Method("stride", rules.stride, label="Uniform stride"),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
 from .evidence import NEEDS_QUERY, NEEDS_SEQUENCE, Evidence, Scene
-from .families import Unavailable, family_of, query_tokens
+from .families import Unavailable, family_of, processor_of, query_tokens
 from .families.calls import (
     check_axes,
     check_continuation,
@@ -34,6 +34,7 @@ from .families.calls import (
     check_prompt,
     has_pixels,
     in_chunks,
+    outputs_seen,
     pictures_once,
     real_tokens,
     sizes_seen,
@@ -42,6 +43,8 @@ from .methods import Method
 from .methods import method as find_method
 from .schedules import Cut, mean_tokens
 from .selection import Kept
+from .text_tower import clip_pair, patches_of
+from .tower_site import TowerSite
 from .vocabulary import WORDS
 
 __all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
@@ -94,6 +97,7 @@ def pruned(
     positions: str | None = None,
     reading: str | None = None,
     processor: Any = None,
+    clip: Any = None,
     **params: Any,
 ) -> Iterator[Trace]:
     """Prune visual tokens inside the block; leave the model as it was found, also after an error.
@@ -103,7 +107,9 @@ def pruned(
     is made (0..L-1; default: the method's depth); query: "question", "content", "prompt", or a
     bool mask over the prompt's tokens; positions: "original" or "contiguous"; reading: "in_place",
     or "two_pass" (score at the layer, then start over without the losers); processor: whose chat
-    template finds the question, where `load` did not already say; params: of the rule, e.g. rank=8.
+    template finds the question, where `load` did not already say; clip: folder or hub id of the
+    CLIP pair, for methods that need its text tower (default: beside the model, else its family's);
+    params: of the rule, e.g. rank=8.
 
     Every call with pictures is a new prompt, each row of a batch for itself. A cache pruned in the
     block must be continued in the block. Without a cache (use_cache=False) each step is scored
@@ -126,9 +132,12 @@ def pruned(
         return scores, chosen.select(scores, count, **{w: getattr(evidence, w) for w in more})
 
     def plan(n_visual: int) -> tuple[Cut, ...]:
-        return chosen.schedule(keep, n_visual, n_layers, layer)
+        return chosen.cuts(keep, n_visual, n_layers, layer)
 
-    with _Engine(model, chosen, {*rule.sees, *more}, plan, choose, processor).attached() as trace:
+    engine = _Engine(model, chosen, {*rule.sees, *more}, plan, choose, processor, clip)
+    if chosen.encode is not None:
+        engine.site = TowerSite(model, engine.family, chosen.encode, keep)
+    with engine.attached() as trace:
         yield trace
 
 
@@ -224,13 +233,15 @@ class _Engine:
         plan: Callable[[int], tuple[Cut, ...]],
         choose: Callable[[Evidence, int], tuple[Tensor, Kept]],
         processor: Any,
+        clip: Any = None,
     ):
         self.model, self.family, self.base = model, family_of(model), model.base_model
         self.text = self.family.part(model, "language")
         self.layers = self.family.part(model, "layers")
         self.config = self.text.config
         self.method, self.sees, self.plan, self.choose = method, sees, plan, choose
-        self.processor = processor
+        self.processor, self.site, self.encoded = processor, None, {}
+        self.clip = clip_pair(model, clip) if sees & {"clip_image", "clip_text"} else None
         self.trace, self.calls, self.now, self.arguments = Trace(), 0, None, {}
         self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see the grid
         self.ledger, self.ledgers = Ledger(), WeakKeyDictionary()  # cache -> Ledger
@@ -258,6 +269,10 @@ class _Engine:
             left.callback(self.forget)
             for module, hook in wanted:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if self.site is not None:
+                left.enter_context(self.site.inside())
+            if self.sees & {"patches", "clip_image"}:
+                self.encoded = left.enter_context(outputs_seen(self.model))
             if "grid" in self.sees:
                 self.sizes = left.enter_context(sizes_seen(self.model))
             yield self.trace
@@ -304,6 +319,8 @@ class _Engine:
         mask = kwargs.get("attention_mask")
         real = real_tokens(mask, past + ids.shape[1], aligned=not self.ledger.lost)
         valid = None if real is None else real[:, -ids.shape[1] :]
+        if pictures and self.site is not None:
+            self.site.told(ids, kwargs.get("mm_encoder_outputs"))
         if pictures:
             self.now = self._prompt(_Call(set(self.ledger.seen), real, valid), ids, past, kwargs)
         else:
@@ -433,10 +450,14 @@ class _Engine:
                 continue
             started, places = perf_counter(), scene.places(row)
             about = {"rope": self.method.rope, "grid_of": functools.partial(self._grid, row)}
+            about |= {"tower": functools.partial(self._tower, row), "clip": self.clip}
+            about |= {"text_of": functools.partial(self._text, row)}
             evidence = scene.evidence(i, row, self.layers, **about)
             scores, kept = self.choose(evidence, cuts[i])
             survivors[row, places] = False
             survivors[row, places[kept.index]] = True
+            if kept.patches is not None:
+                kept = replace(kept, merged=self._projected(kept.patches))
             if kept.merged is not None:
                 if now.look is not None:
                     raise ValueError("reading='two_pass' cannot merge tokens; use 'in_place'")
@@ -457,6 +478,28 @@ class _Engine:
                 )
             )
         return survivors
+
+    def _tower(self, row: int, word: str) -> Tensor:
+        """A word of the vision tower for the visual tokens of a row that are still there."""
+        scene = self.now.scene
+        numbers = scene.number[row, scene.places(row)]
+        if word == "filled":
+            every = torch.ones(scene.counts[row], dtype=torch.bool)
+            every = every if self.site is None else self.site.filled(row)
+        else:
+            outputs = self.arguments.get("mm_encoder_outputs") or self.encoded
+            every = patches_of(self.model, outputs, scene.counts, row)
+        return every.to(numbers.device)[numbers]
+
+    def _text(self, row: int) -> str:
+        """The query of a row as text."""
+        words = processor_of(self.model, self.processor)
+        ids = self.now.scene.ids[row, self.now.scene.words[row]]
+        return getattr(words, "tokenizer", words).decode(ids, skip_special_tokens=True).strip()
+
+    def _projected(self, patches: Tensor) -> Tensor:
+        projector = self.family.part(self.model, "projector")
+        return projector(patches.to(next(projector.parameters()).dtype))
 
     def _grid(self, row: int) -> tuple[int, int, int]:
         counts, call, copies = self.now.scene.counts, self.arguments, 1

@@ -24,11 +24,14 @@ from .vocabulary import WORDS
 
 __all__ = ["QUERY_WORDS", "RULES", "Rule", "rule"]
 
-QUERY_WORDS = frozenset({"interaction", "queries", "attention", "last_row", "last_row_before"})
+QUERY_WORDS = frozenset(
+    {"interaction", "queries", "attention", "last_row", "last_row_before", "clip_text"}
+)
 # Names that `Method` and `pruned` take for themselves: a hyper-parameter could never be reached.
 RESERVED = frozenset(
     ("model", "method", "keep", "layer", "query", "positions", "reading", "processor", "rope")
     + ("name", "rule", "schedule", "select", "params", "source", "note", "label")
+    + ("encode", "extra", "official_counts", "clip")
 )
 
 
@@ -188,6 +191,53 @@ def variation(hidden: Tensor, previous: Tensor) -> Tensor:
     hidden (N_v, d), previous (N_v, d) → (N_v,), >= 0.
     """
     return (hidden.float() - previous.float()).norm(dim=-1)
+
+
+# --- the text tower of CLIP --------------------------------------------------------------------
+
+
+@rule(source="TRIM (Song et al., 2024), official code")
+def trim(clip_image: Tensor, clip_text: Tensor, *, sign: int = -1) -> Tensor:
+    """sign · v_j · t, a patch's embedding times the text's (its first segment), neither normalised.
+
+    clip_image (N_v, D_p), clip_text (segments, D_p) → (N_v,). The official code negates: the
+    patches least like the words stay. Its softmax over tokens changes no order and is left out.
+    """
+    return sign * (clip_image.float() @ clip_text[0].float())
+
+
+@rule(source="CDPruner (Zhang et al., 2025), official code")
+def relevance(clip_image: Tensor, clip_text: Tensor, *, sign: int = -1) -> Tensor:
+    """sign · cos(v_j, t), mean over the text's segments, stretched to (0, 1] in each prompt.
+
+    clip_image (N_v, D_p), clip_text (segments, D_p) → (N_v,), in [1e-6, 1 + 1e-6] where the
+    cosines differ by 1: (r - min + 1e-6) / (max - min), and all 1 where they are equal.
+    """
+    v, t = (torch.nn.functional.normalize(x.float(), dim=-1) for x in (clip_image, clip_text))
+    r = (sign * (v @ t.T)).mean(-1)
+    span = r.max() - r.min()
+    return (r - r.min() + 1e-6) / span if bool(span > 0) else torch.ones_like(r)
+
+
+# --- methods that work in another place: their rule only says where ---------------------------
+
+
+@rule(source="the vision tower has chosen")
+def slots(filled: Tensor) -> Tensor:
+    """1 for a slot that the vision tower filled, 0 for one that it left empty.
+
+    filled (N_v,) bool → (N_v,).
+    """
+    return filled.float()
+
+
+@rule(source="the selection looks at no score")
+def alike(hidden: Tensor) -> Tensor:
+    """All tokens are alike.
+
+    hidden (N_v, d) for its length → (N_v,) zeros.
+    """
+    return hidden.new_zeros(len(hidden), dtype=torch.float32)
 
 
 # --- floors: what a choice without looking reaches --------------------------------------------

@@ -53,6 +53,27 @@ _TABLE = (
         "(H, N_v)",
         "Attention that the last prompt token paid in layer ℓ-1, the one that has just run.",
     ),
+    (
+        "patches",
+        "(N_v, D)",
+        "What the vision tower fed to the projector.",
+    ),
+    (
+        "clip_image",
+        "(N_v, D_p)",
+        "The patches through CLIP's own last norm and projection, where its text tower's words lie; "
+        "not normalised.",
+    ),
+    (
+        "clip_text",
+        "(segments, D_p)",
+        "The query's words through CLIP's text tower, in segments that fit; not normalised.",
+    ),
+    (
+        "filled",
+        "(N_v,) bool",
+        "Which slots the vision tower filled: all, unless the method shortens pictures inside it.",
+    ),
     ("grid", "(3,) ints", "How the visual tokens lie: frames, rows, columns."),
     (
         "prompt",

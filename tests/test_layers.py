@@ -13,8 +13,8 @@ PACKAGE = ROOT / "qvid_utils"
 
 LEVELS = {
     0: "paths vocabulary linalg flops startup",
-    1: "rules selection schedules families results",
-    2: "methods evidence",
+    1: "rules selection schedules shortening families results",
+    2: "methods evidence text_tower tower_site",
     3: "pruning",
     4: "models tiny measure",
     5: "benchmarks grid",
@@ -25,7 +25,7 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(
 
 # `vocabulary` to `figures`: pure enough to be used where no model library is installed.
 NEVER_TRANSFORMERS = [
-    *["vocabulary", "linalg", "rules", "selection", "schedules"],
+    *["vocabulary", "linalg", "rules", "selection", "schedules", "shortening"],
     *["methods", "results", "flops", "figures"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}

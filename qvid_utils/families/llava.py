@@ -37,4 +37,5 @@ family = Family(
     tiny=tiny,
     sources=sources,
     has_cls=True,
+    clip="openai/clip-vit-large-patch14-336",
 )

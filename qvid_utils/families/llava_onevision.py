@@ -72,4 +72,7 @@ family = Family(
     checkpoint="llava-hf/llava-onevision-qwen2-7b-ov-hf",
     tiny=tiny,
     sources=sources,
+    whole_grid="puts tiles together, halves frames and breaks lines by the full grid of patches, "
+    "which a shortened tower no longer gives; prune at the door of the language model instead",
+    no_clip="its SigLIP tower comes without the text tower that it was trained against",
 )

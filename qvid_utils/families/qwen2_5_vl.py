@@ -3,7 +3,7 @@
 from typing import Any
 
 from .base import Family
-from .qwen2_vl import IDS, sources, text_of
+from .qwen2_vl import IDS, NO_CLIP, WHOLE_GRID, sources, text_of
 
 
 def tiny(**text: Any) -> Any:
@@ -28,4 +28,6 @@ family = Family(
     projector="visual.merger",
     vision="visual",
     one_axis=False,
+    whole_grid=WHOLE_GRID,
+    no_clip=NO_CLIP,
 )

@@ -44,5 +44,7 @@ family = Family(
     tiny=tiny,
     sources=sources,
     vision="image_tower",
+    vision_of_videos="video_tower",
     has_cls=True,
+    no_clip="its towers belong to LanguageBind's text tower, which transformers has no class for",
 )
