@@ -266,8 +266,8 @@ METHODS: dict[str, Method] = {
             encode=ToMe(),
             positions="contiguous",
             source="ToMe (Bolya et al., 2023), sections 3.1 and 3.2; the schedule r is ours",
-            note="Merges in the layers that the model reads (of LLaVA-1.5 all but the last), evenly, "
-            "the remainder in the first: the sources of the published ToMe rows give no list. As "
+            note="Merges in the layers that the model reads (of LLaVA-1.5 all but the last), "
+            "evenly, the remainder in the first: no source of a ToMe row for LLaVA has a list. As "
             "in the official code the tokens leave the tower unmerged ones first, then those at "
             "odd places, not in the order of the picture. Several pictures share keep evenly.",
             label="ToMe",
@@ -280,8 +280,8 @@ METHODS: dict[str, Method] = {
             positions="contiguous",
             extra=1,
             source="TRIM (Song et al., 2024), official code without its interquartile rule",
-            note="The mean token counts inside keep (official_counts=True: beyond it). All pictures "
-            "of a prompt are scored as one; CLIP runs in float32.",
+            note="The mean token counts inside keep (official_counts=True: beyond it). All "
+            "pictures of a prompt are scored as one; CLIP runs in float32.",
             label="TRIM",
         ),
         Method(
@@ -292,9 +292,9 @@ METHODS: dict[str, Method] = {
             query="content",
             positions="contiguous",
             source="CDPruner (Zhang et al., 2025), official code",
-            note="Relevance is stretched per prompt, not per batch. Each segment of a long question "
-            "has its own begin and end mark, which the official code gives to the whole only. "
-            "Where the kernel's rank is used up the rest goes by relevance.",
+            note="Relevance is stretched per prompt, not per batch. Each segment of a long "
+            "question has its own begin and end mark, which the official code gives to the whole "
+            "only. Where the kernel's rank is used up the rest goes by relevance.",
             label="CDPruner",
         ),
         Method(

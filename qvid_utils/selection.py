@@ -4,7 +4,6 @@ A selection is a pure function `(scores, keep, ...) -> Kept`. Like a rule it may
 evidence by naming words of the vocabulary; one that merges tokens fills `Kept.merged`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -123,9 +122,9 @@ def pooled(scores: Tensor, keep: int, hidden: Tensor, grid: tuple[int, int, int]
 def _split(cells: int, rows: int, cols: int) -> tuple[int, int] | None:
     """The (rows, cols) of exactly that many cells nearest to the picture's aspect, if near it."""
     splits = [(r, cells // r) for r in range(1, rows + 1) if cells % r == 0 and cells // r <= cols]
-    strain = {s: abs(math.log(s[0] * cols / (s[1] * rows))) for s in splits}
+    strain = {(r, c): max(r * cols / (c * rows), c * rows / (r * cols)) for r, c in splits}
     best = min(splits, key=strain.__getitem__, default=None)
-    return best if best is not None and strain[best] <= math.log(2) + 1e-9 else None
+    return best if best is not None and strain[best] <= 2 else None
 
 
 def _areas(n: int, k: int) -> Tensor:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .shortening import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 from .families import Family, Unavailable
 from .schedules import Infeasible, check_keep
 from .selection import share_evenly
+from .shortening import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 
 __all__ = ["TowerSite"]
 
@@ -227,7 +227,10 @@ class TowerSite:
     def _smaller(self, tower, whole: Callable, pixels: Tensor, patches: int, args, kwargs) -> Any:
         """The pictures shrunk to exactly that many patches; a full one stays as it is."""
         patch = tower.embeddings.patch_size
-        side = tower.embeddings.image_size // patch
+        side, size = tower.embeddings.image_size // patch, tower.embeddings.image_size
+        if pixels.shape[-2:] != (size, size):  # the library would take any size from here on
+            came = " × ".join(map(str, pixels.shape[-2:]))
+            raise ValueError(f"pictures of {came} pixels came, this tower takes {size} × {size}")
         try:
             rows, cols = rows_and_columns(patches, side)
         except ValueError as reason:

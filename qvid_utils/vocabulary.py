@@ -61,8 +61,8 @@ _TABLE = (
     (
         "clip_image",
         "(N_v, D_p)",
-        "The patches through CLIP's own last norm and projection, where its text tower's words lie; "
-        "not normalised.",
+        "The patches through CLIP's own last norm and projection, where the words of its text "
+        "tower lie; not normalised.",
     ),
     (
         "clip_text",
