@@ -111,7 +111,8 @@ def _check(model: nn.Module, theirs: nn.Module, name: str) -> None:
     """ValueError unless the pair's vision tower is the model's: then words and patches meet."""
     ours = family_of(model).part(model, "vision")
     for part in ("class_embedding", "position_embedding.weight"):
-        a, b = (dict(t.embeddings.named_parameters()).get(part) for t in (ours, theirs))
+        both = (getattr(tower, "vision_model", tower) for tower in (ours, theirs))
+        a, b = (dict(tower.embeddings.named_parameters()).get(part) for tower in both)
         same = a is not None and b is not None and a.shape == b.shape
         # half precision of one and the same number may differ in its last bits
         if not same or not torch.allclose(a.float().cpu(), b.float().cpu(), rtol=0.02, atol=1e-3):

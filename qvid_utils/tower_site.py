@@ -55,7 +55,7 @@ class TowerSite:
         self.made: list[ref] = []
 
     def _check(self, tower: nn.Module) -> None:
-        if not hasattr(getattr(tower, "embeddings", None), "class_embedding"):
+        if not hasattr(getattr(_inner(tower), "embeddings", None), "class_embedding"):
             raise Unavailable(
                 f"{self.encode}: works on CLIP towers, and {self.family.name} has a "
                 f"{type(tower).__name__} here"
@@ -175,7 +175,7 @@ class TowerSite:
                 here = torch.tensor([i for i, k in enumerate(shares) if k == share])
                 part = pixel_values[here.to(pixel_values.device)]
                 parts.append((here, self._run(tower, whole, part, share, args, kwargs)))
-            return _joined(parts, tower.embeddings.num_positions)
+            return _joined(parts, _inner(tower).embeddings.num_positions)
 
         return shortened
 
@@ -185,9 +185,9 @@ class TowerSite:
         lead = self.block[token].lead  # 1 where the class token is handed on, as one of them
         if not isinstance(self.encode, ToMe):
             return self._smaller(tower, whole, pixels, share - lead, args, kwargs)
-        layers = _layers(tower)
+        layers = _inner(tower).encoder.layers
         used = self.config.vision_feature_layer % (len(layers) + 1)  # of these the model reads
-        tokens, left = tower.embeddings.num_positions, share + 1 - lead
+        tokens, left = _inner(tower).embeddings.num_positions, share + 1 - lead
         least = fewest(tokens, used)
         if left < least:
             raise Infeasible(
@@ -226,8 +226,8 @@ class TowerSite:
 
     def _smaller(self, tower, whole: Callable, pixels: Tensor, patches: int, args, kwargs) -> Any:
         """The pictures shrunk to exactly that many patches; a full one stays as it is."""
-        patch = tower.embeddings.patch_size
-        side, size = tower.embeddings.image_size // patch, tower.embeddings.image_size
+        size, patch = _inner(tower).embeddings.image_size, _inner(tower).embeddings.patch_size
+        side = size // patch
         if pixels.shape[-2:] != (size, size):  # the library would take any size from here on
             came = " × ".join(map(str, pixels.shape[-2:]))
             raise ValueError(f"pictures of {came} pixels came, this tower takes {size} × {size}")
@@ -252,9 +252,8 @@ class _Sizes:
     merged: bool = False
 
 
-def _layers(tower: nn.Module) -> nn.ModuleList:
-    inner = getattr(tower, "vision_model", tower)  # older versions have one more shell
-    return inner.encoder.layers
+def _inner(tower: nn.Module) -> nn.Module:
+    return getattr(tower, "vision_model", tower)  # older versions have one more shell
 
 
 def _joined(parts: Sequence[tuple[Tensor, Any]], tokens: int) -> Any:

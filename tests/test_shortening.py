@@ -80,6 +80,7 @@ def test_matching_on_paper():
     both = [[-1, 0], [1, 0], [2, 0], [-9, 0], [3, 1], [-3, 0]]
     assert paired(both, 2) == [[0], [1, 2], [0, 0]]  # both into one
     assert paired([[1, 0]] * 6, 1) == [[0, 2], [1], [0]]  # ties: the earlier one
+    assert paired([[1, 0]] * 601, 99)[1:] == [list(range(1, 100)), [0] * 99]
 
 
 def test_the_class_token_stays_whatever_it_is_like():

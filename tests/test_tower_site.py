@@ -19,6 +19,7 @@ from qvid_utils.shortening import Downsampling, ToMe, merge_counts
 built = functools.cache(twin)
 EXACT = 1e-5
 KEEP = 6  # of 16: 2 × 3 patches; merging in two layers leaves at least 4
+PAIR = Prompt("are the two blue ?", pictures=2)
 KERNELS = ("sdpa", "eager")
 kernels = pytest.mark.parametrize("kernel", KERNELS)
 both = pytest.mark.parametrize("name", ["tome", "downsampling"])
@@ -111,20 +112,20 @@ def test_the_model_sees_what_the_tower_by_hand_gives(name, kernel):
     model = built(attention=kernel)
     tower = model.base_model.vision_tower
     keep = 9 if name == "tome" else 12  # 5 + 4, and 6 + 6: seven is no grid
-    inputs = ask(BOTH, TALK, STAR)
-    first, second, third = inputs["pixel_values"]
-    shares = {"tome": (5, 4, 9), "downsampling": (6, 6, 12)}[name]
+    inputs = ask(BOTH, TALK, STAR, PAIR)
+    shares = {"tome": (5, 4, 9, 5, 4), "downsampling": (6, 6, 12, 6, 6)}[name]
     parts = [
         by_hand(model, name, tower, pixels, share)
-        for pixels, share in zip((first, second, third), shares, strict=True)
+        for pixels, share in zip(inputs["pixel_values"], shares, strict=True)
     ]
-    expected = shorter(model, inputs, [torch.cat(parts[:2]), None, parts[2]])
+    visual = [torch.cat(parts[:2]), None, parts[2], torch.cat(parts[3:])]
+    expected = shorter(model, inputs, visual)
     with pruned(model, name, keep) as trace:
         logits = model(**inputs).logits
     assert furthest(logits, expected) <= EXACT
-    assert trace.mean_tokens == [keep, 0, keep]
+    assert trace.mean_tokens == [keep, 0, keep, keep]
     slots = [*range(shares[0]), *range(16, 16 + shares[1])]
-    assert [cut.kept.tolist() for cut in trace.cuts] == [slots, list(range(keep))]
+    assert [cut.kept.tolist() for cut in trace.cuts] == [slots, list(range(keep)), slots]
     assert {cut.layer for cut in trace.cuts} == {0}
 
 
@@ -352,7 +353,11 @@ def test_pictures_encoded_elsewhere_are_refused(name):
             model.get_image_features(inputs["pixel_values"])
         with refused("does not know the prompt of these pictures"):
             model.base_model.vision_tower(inputs["pixel_values"])
-        model(**inputs)
+        for call in (model, functools.partial(model.generate, **MORE)):
+            call(**inputs)
+            with refused("does not know the prompt of these pictures"):
+                model.get_image_features(inputs["pixel_values"])
+        model.generate(**text, **MORE)  # placeholders without pictures: text, and nothing waits
         with refused("does not know the prompt of these pictures"):
             model.get_image_features(inputs["pixel_values"])
 
