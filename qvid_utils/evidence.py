@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 __all__ = ["Evidence", "Scene", "project"]
 
-NEEDS_QUERY = frozenset({"queries", "interaction", "attention"})
+CLIP = frozenset({"clip_image", "clip_text"})  # both towers of CLIP
+NEEDS_QUERY = frozenset({"queries", "interaction", "attention", "clip_text"})
 RECEIVED = frozenset({"text_rows_before", "received_from_visual", "received_from_text"})
 KEY_NORMS = frozenset({"key_norms_before", "text_key_norms_before"})
 NEEDS_SEQUENCE = frozenset({"attention", "last_row", "last_row_before"}) | RECEIVED
 LOOKS_BACK = frozenset({"previous", "last_row_before"}) | RECEIVED | KEY_NORMS
 NEEDS_DOOR = frozenset({"features", "text_relevance"})
 NEEDS_CLASS = frozenset({"cls_row", "cls_patch", "last_cls_row"})  # a tower with a class token
-NEEDS_TOWER = NEEDS_CLASS | {"patches", "tower_keys", "received", "last_keys"}
+NEEDS_TOWER = NEEDS_CLASS | {"patches", "clip_image", "tower_keys", "received", "last_keys"}
 BLOCK = 2**24  # entries of an attention map that are there at once; one row of all heads at least
 
 
@@ -56,6 +57,8 @@ class Evidence:
     last_norm: nn.Module | None = None
     frames_of: Callable[[], Tensor] | None = None
     tower: Callable[[str], Tensor] | None = None  # a word → (N_v, ...)
+    clip: Any = None  # the pair of towers, with `image` and `words`
+    text_of: Callable[[], str] | None = None  # the query as text
 
     # ------------------------------------------------------------------------- the words
 
@@ -201,6 +204,21 @@ class Evidence:
     def last_keys(self) -> Tensor:
         """(N_v, D): keys of the last layer, all heads in a row."""
         return self.tower("last_keys")
+
+    @cached_property
+    def clip_image(self) -> Tensor:
+        """(N_v, D_p): the patches in the space that CLIP's two towers share."""
+        return self.clip.image(self.patches)
+
+    @cached_property
+    def clip_text(self) -> Tensor:
+        """(segments, D_p): the query's words in that space."""
+        return self.clip.words(self.text_of())
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """(N_v,) bool: which slots the vision tower filled."""
+        return self.tower("filled")
 
     @cached_property
     def prompt(self) -> int:

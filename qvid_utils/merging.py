@@ -1,4 +1,4 @@
-"""Selections that merge: VisionZip and PruMerge, as published and adapted.
+"""Selections that merge: VisionZip and PruMerge, as published and adapted, and TRIM.
 
 As published they need a class token and write before the projector (`Kept.patches`), in an order
 of their own. Adapted to any tower they write behind it (`Kept.merged`), and every token keeps its
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .selection import Kept, best, by_picture, check_scores
+from .selection import Kept, best, by_picture, check_scores, top_k
 
-__all__ = ["PruMerge", "PruMergeInPlace", "VisionZip", "VisionZipInPlace"]
+__all__ = ["PruMerge", "PruMergeInPlace", "VisionZip", "VisionZipInPlace", "WithMean"]
 
 
 @dataclass(frozen=True)
@@ -225,3 +225,26 @@ def _unused(used: Tensor, n: int) -> Tensor:
     free = torch.ones(n, dtype=torch.bool, device=used.device)
     free[used] = False
     return free.nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class WithMean:
+    """TRIM: the K - 1 best tokens in the order of the picture, then the plain mean of all others;
+    both before the projector.
+
+    The slots are those of the best K, the mean stands in the last one. official_counts: K best and
+    the mean, as many as the official code gives. Errors as in `top_k`.
+    """
+
+    official_counts: bool = False
+    merges: ClassVar[bool] = True
+
+    def __call__(self, scores: Tensor, keep: int, patches: Tensor) -> Kept:
+        top_k(scores, keep)
+        keep = min(keep + self.official_counts, len(scores))
+        index = top_k(scores, keep).index
+        alone = index[:0] if keep == 1 else top_k(scores, keep - 1).index
+        others = torch.ones_like(scores, dtype=torch.bool)
+        others[alone] = False
+        mean = patches[others].mean(0, keepdim=True)
+        return Kept(index, patches=torch.cat([patches[alone], mean]))

@@ -26,14 +26,18 @@ from .schedules import (
     at,
     staged,
 )
-from .selection import Kept, Recycle, Spread, top_k
+from .selection import Kept, top_k
+from .selection_in_llm import Recycle, Spread
+from .shortening import Downsampling, ToMe
 
 __all__ = ["METHODS", "POSITIONS", "QUERIES", "READINGS", "Method", "method"]
 
 QUERIES = ("question", "content", "prompt")
 POSITIONS = ("original", "contiguous", "contiguous_on_one_axis")
 READINGS = ("in_place", "two_pass")
-SPANNED = frozenset({"interaction", "queries", "attention"})  # words that depend on the query
+SPANNED = frozenset(
+    {"interaction", "queries", "attention", "clip_text"}
+)  # words that depend on the query
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class Method:
     "contiguous_on_one_axis": renumbered where positions are one number, original with M-RoPE, as
     official code for LLaVA and its ports to Qwen2-VL do.
     reading: "in_place" (cut and go on) or "two_pass" (score, then a second pass on what is kept).
+    encode: what happens inside the vision tower (ToMe, Downsampling), None for nothing; such a
+    method cuts at layer 0, where the tower's tokens enter.
     note: departures from the source; label: the name for tables.
     Raises ValueError or TypeError, with what is allowed, for a field that is none of these.
     """
@@ -62,6 +68,7 @@ class Method:
     rope: bool = False
     positions: str = "original"
     reading: str = "in_place"
+    encode: ToMe | Downsampling | None = None
     source: str = ""
     note: str = ""
     label: str = ""
@@ -112,6 +119,8 @@ class Method:
                 )
         else:
             _one_of("query", self.query, QUERIES, "or a bool tensor over the prompt's tokens")
+        if self.encode is not None and not isinstance(self.encode, ToMe | Downsampling):
+            raise TypeError(f"encode={self.encode!r}: give ToMe(), Downsampling() or None")
         if not isinstance(self.rope, bool):
             raise TypeError(f"rope={self.rope!r}: give True or False")
         if self.rope and "interaction" not in self.rule.sees:
@@ -130,6 +139,7 @@ class Method:
             getattr(self.select, "__name__", str(self.select)),
             *([f"query {query}"] if SPANNED & set(self.rule.sees) else []),
             *(["with RoPE"] if self.rope else []),
+            *([f"{self.encode} in the vision tower"] if self.encode is not None else []),
             f"{self.positions} positions",
             self.reading,
             self.source,

@@ -4,10 +4,12 @@ language model. Rows of `methods.METHODS`; the fields are those of `Method`."""
 from typing import Any
 
 from . import rules_encoder
-from .merging import PruMerge, PruMergeInPlace, VisionZip, VisionZipInPlace
+from .merging import PruMerge, PruMergeInPlace, VisionZip, VisionZipInPlace, WithMean
+from .pooling import pooled
 from .schedules import at
 from .selection import top_k_by_picture
-from .selection_encoder import Chunks, Coverage, Rate, Thinned, max_min
+from .selection_encoder import Chunks, Coverage, Rate, Thinned, greedy_dpp, max_min
+from .shortening import Downsampling, ToMe
 
 __all__ = ["ENTRIES"]
 
@@ -189,4 +191,69 @@ _AT_THE_DOOR = (
     ),
 )
 
-ENTRIES: tuple[dict[str, Any], ...] = tuple(_DOOR | entry for entry in _AT_THE_DOOR)
+_TOWER_AND_BASELINES = (
+    dict(
+        name="tome",
+        rule=rules_encoder.slots,
+        schedule=at(0, source="inside the vision tower"),
+        encode=ToMe(),
+        positions="contiguous",
+        source="ToMe (Bolya et al., 2023), sections 3.1 and 3.2; the schedule r is ours",
+        note="Merges in the layers that the model reads (of LLaVA-1.5 all but the last), "
+        "evenly, the remainder in the first: no source of a ToMe row for LLaVA has a list. As "
+        "in the official code the tokens leave the tower unmerged ones first, then those at "
+        "odd places, not in the order of the picture. Several pictures share keep evenly.",
+        label="ToMe",
+    ),
+    dict(
+        name="trim",
+        rule=rules_encoder.trim,
+        schedule=at(0, source="before the projector"),
+        select=WithMean(),
+        positions="contiguous",
+        source="TRIM (Song et al., 2024), official code without its interquartile rule",
+        note="The mean token counts inside keep (official_counts=True: beyond it). All "
+        "pictures of a prompt are scored as one; CLIP runs in float32.",
+        label="TRIM",
+    ),
+    dict(
+        name="cdpruner",
+        rule=rules_encoder.relevance,
+        schedule=at(0, source="at the door of the language model"),
+        select=greedy_dpp,
+        query="content",
+        positions="contiguous",
+        source="CDPruner (Zhang et al., 2025), official code",
+        note="Relevance is stretched per prompt, not per batch. Each segment of a long "
+        "question has its own begin and end mark, which the official code gives to the whole "
+        "only. Where the kernel's rank is used up the rest goes by relevance.",
+        label="CDPruner",
+    ),
+    dict(
+        name="pooling",
+        rule=rules_encoder.alike,
+        schedule=at(0, source="at the door of the language model"),
+        select=pooled,
+        source="floor: average pooling of the projected features to exactly keep cells",
+        note="Cells are rows × cols by area, a border token in both by its part; where no such "
+        "split of keep is near the picture's aspect, equal lengths of the reading order. Each "
+        "cell stands at the position of its middle token.",
+        label="Average pooling",
+    ),
+    dict(
+        name="downsampling",
+        rule=rules_encoder.slots,
+        schedule=at(0, source="inside the vision tower"),
+        encode=Downsampling(),
+        positions="contiguous",
+        source="floor: a smaller picture, position embeddings interpolated",
+        note="To exactly keep patches: the grid nearest to a square, so 48 are 6 × 8 and the "
+        "picture is squeezed a little; counts without a grid up to 1:2 are refused. Resized "
+        "after the processor (bicubic, antialiased).",
+        label="Image downsampling",
+    ),
+)
+
+ENTRIES: tuple[dict[str, Any], ...] = tuple(
+    _DOOR | entry for entry in (*_AT_THE_DOOR, *_TOWER_AND_BASELINES)
+)

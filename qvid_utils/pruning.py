@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from .evidence import NEEDS_CLASS, NEEDS_QUERY, NEEDS_SEQUENCE, NEEDS_TOWER, Evidence, Scene
-from .families import Unavailable, family_of, query_tokens
+from .evidence import CLIP, NEEDS_CLASS, NEEDS_QUERY, NEEDS_SEQUENCE, NEEDS_TOWER, Evidence, Scene
+from .families import Unavailable, family_of, processor_of, query_tokens
 from .families.calls import (
     check_axes,
     check_continuation,
@@ -45,7 +45,9 @@ from .methods import method as find_method
 from .rules import Rule
 from .schedules import Cut
 from .selection import Kept
+from .text_tower import clip_pair
 from .tower import Encodings, tower_seen
+from .tower_site import TowerSite
 from .vocabulary import WORDS
 
 __all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
@@ -106,6 +108,7 @@ def pruned(
     positions: str | None = None,
     reading: str | None = None,
     processor: Any = None,
+    clip: Any = None,
     **params: Any,
 ) -> Iterator[Trace]:
     """Prune visual tokens inside the block; leave the model as it was found, also after an error.
@@ -116,8 +119,9 @@ def pruned(
     default: the method's depth); query: "question", "content", "prompt", or a bool mask over the
     prompt's tokens; positions: "original" or "contiguous"; reading: "in_place", or "two_pass"
     (score at the layer, then start over without the losers); processor: whose chat template finds
-    the question, where `load` did not already say; params: of the rule, e.g. rank=8, or of a
-    selection that has options, e.g. official_counts=True.
+    the question, where `load` did not already say; clip: folder or hub id of the CLIP pair, for
+    methods that need its text tower (default: beside the model, else its family's); params: of the
+    rule, e.g. rank=8, or of a selection that has options, e.g. official_counts=True.
 
     Methods compose: [("divprune", 72), ("qvid", 16, {"rank": 8})] cuts with each in turn, at its
     own layer and with its own options, and each sees what the ones before have left. `keep` of a
@@ -136,9 +140,12 @@ def pruned(
     else:
         wanted = _composed(method, keep, options)
     stages = [_stage(model, name, count, **more) for name, count, more in wanted]
+    late = next((stage.method.name for stage in stages[1:] if stage.site is not None), None)
+    if late is not None:
+        raise ValueError(f"method {late!r} works inside the vision tower: put it before the others")
     if len(stages) > 1 and any(stage.method.reading == "two_pass" for stage in stages):
         raise ValueError("reading='two_pass' starts over after one method: compose with 'in_place'")
-    with _Engine(model, stages, processor).attached() as trace:
+    with _Engine(model, stages, processor, clip).attached() as trace:
         yield trace
 
 
@@ -167,6 +174,7 @@ class _Stage:
     plan: Callable[[int, int], tuple[Cut, ...]]  # of keep and the number of visual tokens
     choose: Callable[[Evidence, int], tuple[Tensor, Kept]]
     keeps: tuple[int, ...] = (1,)  # for all rows, or for each
+    site: TowerSite | None = None  # for a method inside the vision tower
 
     def keep_of(self, row: int, rows: int) -> int:
         if rows % len(self.keeps):
@@ -195,7 +203,20 @@ def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **m
     def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
         return chosen.schedule(keep, n_visual, n_layers, layer)
 
-    return _Stage(chosen, {*rule.sees, *words}, plan, choose, keeps)
+    site = None
+    if chosen.encode is not None:
+        if layer:
+            raise ValueError(
+                f"layer={layer}: method {chosen.name!r} works inside the vision tower, its tokens "
+                "enter the language model at layer 0; leave layer out"
+            )
+        if len(keeps) > 1:
+            raise ValueError(
+                f"keep={list(keeps)}: method {chosen.name!r} works inside the vision tower, with "
+                "one number for all prompts of a batch"
+            )
+        site = TowerSite(model, family_of(model), chosen.encode, keep)
+    return _Stage(chosen, {*rule.sees, *words}, plan, choose, keeps, site)
 
 
 @contextmanager
@@ -318,6 +339,7 @@ class _Engine:
         model: nn.Module,
         stages: Sequence[_Stage],
         processor: Any,
+        clip: Any = None,
     ):
         self.model, self.family, self.base = model, family_of(model), model.base_model
         self.text = self.family.part(model, "language")
@@ -325,6 +347,8 @@ class _Engine:
         self.config = self.text.config
         self.stages, self.processor = stages, processor
         self.sees = set().union(*(stage.sees for stage in stages))
+        self.site = stages[0].site
+        self.clip = clip_pair(model, clip) if self.sees & CLIP else None
         self.trace, self.calls, self.now, self.arguments = Trace(), 0, None, {}
         self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see how they lie
         self.encodings = Encodings()  # of the pictures, for rules that see the vision tower
@@ -342,6 +366,12 @@ class _Engine:
             )
 
     def _check_tower(self) -> None:
+        if self.site is not None and self.sees & NEEDS_TOWER:
+            words = ", ".join(sorted(self.sees & NEEDS_TOWER))
+            raise Unavailable(
+                f"{self.site.encode} changes the vision tower, and {words} would show it as it was "
+                "not: compose it with methods that score inside the language model"
+            )
         for stage in self.stages:
             if stage.sees & NEEDS_TOWER and self.family.tower is None:
                 raise Unavailable(f"{self.family.name} does not say where its vision tower is")
@@ -370,6 +400,8 @@ class _Engine:
             for module, hook in wanted:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             left.callback(self.base.register_forward_hook(self.end).remove)
+            if self.site is not None:
+                left.enter_context(self.site.inside())
             if self.sees & ({"grid", "frames"} | NEEDS_TOWER):
                 self.sizes = left.enter_context(sizes_seen(self.model))
             if self.sees & NEEDS_TOWER:
@@ -418,6 +450,8 @@ class _Engine:
         mask = kwargs.get("attention_mask")
         real = real_tokens(mask, past + ids.shape[1], aligned=not self.ledger.lost)
         valid = None if real is None else real[:, -ids.shape[1] :]
+        if pictures and self.site is not None:
+            self.site.told(ids, kwargs.get("mm_encoder_outputs"))
         if pictures:
             self.now = self._prompt(_Call(set(self.ledger.seen), real, valid), ids, past, kwargs)
         else:
@@ -613,6 +647,7 @@ class _Engine:
             about = {"rope": stage.method.rope, "grid_of": functools.partial(self._grid, row)}
             about["frames_of"] = functools.partial(self._frames, row, numbers)
             about["tower"] = functools.partial(self._tower, row, numbers)
+            about |= {"clip": self.clip, "text_of": functools.partial(self._text, row, words)}
             about["last_norm"] = self.text.norm
             evidence = scene.evidence(i, row, self.layers, words, **about)
             scores, kept = stage.choose(evidence, keep)
@@ -664,6 +699,13 @@ class _Engine:
         like = next(projector.parameters())
         return projector(kept.patches.to(like)).to(kept.index.device)
 
+    def _text(self, row: int, words: Tensor) -> str:
+        """The query of a row as text."""
+        processor = processor_of(self.model, self.processor)
+        ids = self.now.scene.ids[row, words[row]]
+        tokenizer = getattr(processor, "tokenizer", processor)
+        return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
     def _grid(self, row: int) -> tuple[int, int, int]:
         call, prompt = self._encoded(row)
         return self.family.grid(self.model.config, self.now.scene.counts[row], call, prompt)
@@ -675,6 +717,9 @@ class _Engine:
         return frames_of(blocks).to(numbers.device)[numbers]
 
     def _tower(self, row: int, numbers: Tensor, word: str) -> Tensor:
+        if word == "filled":
+            every = self.site.filled(row) if self.site else torch.ones(self.now.scene.counts[row])
+            return every.bool().to(numbers.device)[numbers]
         self.encodings.check(self.arguments.get("mm_encoder_outputs"))
         call, prompt = self._encoded(row)
         found = self.encodings.word(word, self.model.config, call["input_ids"], prompt)

@@ -25,7 +25,7 @@ from .vocabulary import WORDS
 __all__ = ["QUERY_WORDS", "RULES", "Rule", "rule"]
 
 QUERY_WORDS = frozenset(
-    ("interaction", "queries", "attention", "last_row", "last_row_before")
+    ("interaction", "queries", "attention", "last_row", "last_row_before", "clip_text")
     + ("text_rows_before", "text_relevance", "received_from_text")
     + ("text_key_norms_before", "text_normed")
 )
@@ -33,6 +33,7 @@ QUERY_WORDS = frozenset(
 RESERVED = frozenset(
     ("model", "method", "keep", "layer", "query", "positions", "reading", "processor", "rope")
     + ("name", "rule", "schedule", "select", "params", "source", "note", "label")
+    + ("encode", "extra", "official_counts", "clip")
 )
 
 

@@ -8,7 +8,10 @@ from torch.nn.functional import normalize
 from .linalg import check_rank, leverage, widen
 from .rules import rule
 
-__all__ = ["class_attention", "divprune", "last_class_attention", "received_attention", "svd_prune"]
+__all__ = [
+    "alike", "class_attention", "divprune", "last_class_attention", "received_attention",
+    "relevance", "slots", "svd_prune", "trim",
+]  # fmt: skip
 
 
 @rule(source="FasterVLM (Zhang et al., 2024), official code; HiRED, VisionZip: its sum over heads")
@@ -84,3 +87,50 @@ def divprune(features: Tensor) -> Tensor:
     unit = normalize(features.float(), dim=-1)
     near = (unit @ unit.T).fill_diagonal_(-1).amax(-1)
     return 1 - near if len(unit) > 1 else torch.zeros_like(near)
+
+
+# --- the text tower of CLIP --------------------------------------------------------------------
+
+
+@rule(source="TRIM (Song et al., 2024), official code")
+def trim(clip_image: Tensor, clip_text: Tensor, *, sign: int = -1) -> Tensor:
+    """sign · v_j · t, a patch's embedding times the text's (its first segment), neither normalised.
+
+    clip_image (N_v, D_p), clip_text (segments, D_p) → (N_v,). The official code negates: the
+    patches least like the words stay. Its softmax over tokens changes no order and is left out.
+    """
+    return sign * (clip_image.float() @ clip_text[0].float())
+
+
+@rule(source="CDPruner (Zhang et al., 2025), official code")
+def relevance(clip_image: Tensor, clip_text: Tensor, *, sign: int = -1) -> Tensor:
+    """sign · cos(v_j, t), mean over the text's segments, stretched to (0, 1] in each prompt.
+
+    clip_image (N_v, D_p), clip_text (segments, D_p) → (N_v,), in [1e-6, 1 + 1e-6] where the
+    cosines differ by 1: (r - min + 1e-6) / (max - min), and all 1 where they are equal.
+    """
+    v, t = (normalize(x.float(), dim=-1) for x in (clip_image, clip_text))
+    r = (sign * (v @ t.T)).mean(-1)
+    span = r.max() - r.min()
+    return (r - r.min() + 1e-6) / span if bool(span > 0) else torch.ones_like(r)
+
+
+# --- methods that work in another place: their rule only says where ---------------------------
+
+
+@rule(source="the vision tower has chosen")
+def slots(filled: Tensor) -> Tensor:
+    """1 for a slot that the vision tower filled, 0 for one that it left empty.
+
+    filled (N_v,) bool → (N_v,).
+    """
+    return filled.float()
+
+
+@rule(source="the selection looks at no score")
+def alike(hidden: Tensor) -> Tensor:
+    """All tokens are alike.
+
+    hidden (N_v, d) for its length → (N_v,) zeros.
+    """
+    return hidden.new_zeros(len(hidden), dtype=torch.float32)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .selection import Kept, best, by_picture, check_scores
+from .selection import Kept, best, by_picture, check_scores, top_k
 
-__all__ = ["Chunks", "Coverage", "Rate", "Thinned", "max_min"]
+__all__ = ["Chunks", "Coverage", "Rate", "Thinned", "greedy_dpp", "max_min"]
 
 
 @dataclass(frozen=True)
@@ -189,3 +189,32 @@ class Chunks:
                 if counts[i] < room[i] and sum(counts) < keep:
                     counts[i] += 1
         return counts
+
+
+def greedy_dpp(scores: Tensor, keep: int, features: Tensor) -> Kept:
+    """Greedy MAP of a determinantal point process: relevant tokens that differ from each other.
+
+    Kernel L_ij = r_i cos(f_i, f_j) r_j with relevance r = scores; each step takes the token that
+    raises det L of the chosen ones most, kept track of by a Cholesky factor. Where the rank of L is
+    used up (no determinant is left to raise), the rest goes by relevance.
+    scores (N_v,) >= 0, features (N_v, d) → Kept; float64. Errors as in `top_k`.
+    """
+    top_k(scores, keep)
+    unit = normalize(features.double(), dim=-1)
+    r = scores.double()
+    kernel = r[:, None] * (unit @ unit.mT) * r
+    gain = kernel.diagonal().clone()  # what each token would multiply the determinant by
+    floor = 1e-10 * gain.max()
+    factor = kernel.new_zeros(keep, len(r))
+    chosen = torch.zeros(len(r), dtype=torch.bool, device=r.device)
+    for step in range(keep):
+        left = gain.masked_fill(chosen, -torch.inf)
+        if not bool(left.max() > floor):
+            rest = r.masked_fill(chosen, -torch.inf).sort(descending=True, stable=True).indices
+            chosen[rest[: keep - step]] = True
+            break
+        j = int(left.argmax())
+        chosen[j] = True
+        factor[step] = (kernel[j] - factor[:step, j] @ factor[:step]) / gain[j].sqrt()
+        gain = gain - factor[step].square()
+    return Kept(chosen.nonzero()[:, 0])

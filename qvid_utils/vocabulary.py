@@ -90,6 +90,22 @@ _TABLE = (
         "Visual rows of the stream that enters layer ℓ, through the model's last norm.",
     ),
     ("text_normed", "(N_t, d)", "The same of the text after the picture."),
+    (
+        "clip_image",
+        "(N_v, D_p)",
+        "The patches through CLIP's own last norm and projection, where the words of its text "
+        "tower lie; not normalised.",
+    ),
+    (
+        "clip_text",
+        "(segments, D_p)",
+        "The query's words through CLIP's text tower, in segments that fit; not normalised.",
+    ),
+    (
+        "filled",
+        "(N_v,) bool",
+        "Which slots the vision tower filled: all, unless the method shortens pictures inside it.",
+    ),
     ("grid", "(3,) ints", "How the visual tokens lie: frames, rows, columns."),
     (
         "frames",

@@ -13,10 +13,10 @@ PACKAGE = ROOT / "qvid_utils"
 
 LEVELS = {
     0: "paths vocabulary linalg clustering flops startup",
-    1: "rules selection schedules budgets families results",
-    1.3: "rules_encoder selection_encoder merging",
+    1: "rules selection schedules budgets shortening families results",
+    1.3: "rules_encoder selection_encoder selection_in_llm merging pooling",
     1.6: "methods_encoder",
-    2: "methods evidence tower",
+    2: "methods evidence tower text_tower tower_site",
     3: "pruning",
     4: "models tiny",
     5: "benchmarks grid measure",
@@ -27,8 +27,8 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(
 
 # `vocabulary` to `figures`: pure enough to be used where no model library is installed.
 NEVER_TRANSFORMERS = [
-    *["vocabulary", "linalg", "rules", "selection", "schedules"],
-    *["methods", "results", "flops", "figures", "clustering", "budgets"],
+    *["vocabulary", "linalg", "rules", "selection", "schedules", "shortening", "pooling"],
+    *["methods", "results", "flops", "figures", "clustering", "budgets", "selection_in_llm"],
     *["rules_encoder", "selection_encoder", "merging", "methods_encoder"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}

@@ -30,7 +30,8 @@ def test_the_description_is_one_line_that_names_rule_and_source(name):
     entry = METHODS[name]
     line = entry.describe()
     assert "\n" not in line and entry.rule.name in line and entry.source in line
-    assert ("query question" in line) == ("interaction" in entry.rule.sees)
+    spanned = {"interaction", "clip_text"} & set(entry.rule.sees)
+    assert (f"query {entry.query}" in line) == bool(spanned)
 
 
 @every_method
@@ -104,9 +105,7 @@ def test_an_unknown_name_raises_with_the_nearest(wrong, near):
 
 
 def test_a_name_like_no_other_raises_with_all():
-    with pytest.raises(
-        ValueError, match="unknown method 'zzz': known are class_attention, .*v2drop"
-    ):
+    with pytest.raises(ValueError, match="'zzz': known are alike, .*column_norm, .*v2drop"):
         method("zzz")
 
 

@@ -36,12 +36,15 @@ from qvid_utils.methods import METHODS, Method, method
 from qvid_utils.pruning import observed, pictures_once, pruned
 from qvid_utils.rules import RULES
 from qvid_utils.schedules import Cut, Staged
-from qvid_utils.selection import Kept, Recycle, top_k
+from qvid_utils.selection import Kept, top_k
 
 KERNELS = ("sdpa", "eager")
 KEEP = 7
 EXACT = 1e-5  # logits of about 1 in float32; in float64 the oracle holds to 1e-13, see below
 LAYERS = 8
+# They merge tokens, or need a text tower that the twins lack: their oracles are in test_tower_site,
+# test_text_tower and test_pooling.
+ELSEWHERE = {"tome", "downsampling", "pooling", "trim", "cdpruner"}
 FULL = pytest.mark.full
 
 built = functools.cache(twin)
@@ -72,9 +75,9 @@ def cells(names):
 
 
 # What merges at the door has its own tests: its extra tokens are there even where all are kept.
-every = cells([n for n, m in METHODS.items() if not m.merges or isinstance(m.select, Recycle)])
+every = cells([n for n in HIDING if n not in ELSEWHERE] + ["sparsevlm", "sparsevlm_in_place"])
 # What merges is no longer a choice among tokens: test_merging.py has its oracle.
-hiding = cells(HIDING)
+hiding = cells([n for n in HIDING if n not in ELSEWHERE])
 each_case = pytest.mark.parametrize(
     ("family", "kernel", "case"),
     [

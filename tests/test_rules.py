@@ -20,13 +20,14 @@ SHAPES = {
     "normed": (N_v, D), "text_normed": (N_t, D),
     "patches": (N_v, D), "tower_keys": (H, N_v, D_H), "received": (N_v,), "cls_row": (H, N_v),
     "cls_patch": (N_v, D), "last_cls_row": (N_v,), "last_keys": (N_v, D), "frames": (N_v,),
+    "clip_image": (N_v, D), "clip_text": (2, D), "filled": (N_v,),
 }  # fmt: skip
 TOKEN_AXIS = {"hidden": 0, "previous": 0, "features": 0, "keys": 1, "interaction": 2,
               "attention": 2, "last_row": 1, "last_row_before": 1,
               "text_rows_before": 2, "rope_bias": 1, "received_from_visual": 0,
               "received_from_text": 0, "key_norms_before": 0, "normed": 0,
               "patches": 0, "cls_row": 1, "received": 0, "last_cls_row": 0,
-              "frames": 0}  # fmt: skip
+              "frames": 0, "clip_image": 0, "filled": 0}  # fmt: skip
 # Their score is a function of the place in the sequence, which a permutation changes.
 BY_PLACE = {"random": "drawn per place", "stride": "spread over the places"}
 # What the score says does not change with the scale of M.
@@ -44,6 +45,8 @@ def evidence(word, dtype=torch.float32):
         return (1, 2, N_v // 2)
     if word == "frames":
         return torch.arange(N_v) // 6  # two pictures
+    if word == "filled":
+        return torch.arange(N_v) % 3 == 0
     generator = torch.Generator().manual_seed(sorted(WORDS).index(word))
     value = torch.randn(SHAPES[word], generator=generator)
     return (value.softmax(-1) if "attention" in word or "row" in word else value).to(dtype)
@@ -72,7 +75,7 @@ def test_one_finite_score_per_token_in_float32(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_only_the_rounding_of_the_evidence(name, dtype):
     def widened(word, value):
-        return value.float() if torch.is_tensor(value) and word != "frames" else value
+        return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
 
     assert torch.equal(score(RULES[name], dtype), score(RULES[name], dtype, widened))
 

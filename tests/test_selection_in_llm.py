@@ -7,7 +7,7 @@ import torch
 
 from qvid_utils.methods import METHODS, method
 from qvid_utils.schedules import SPARSEVLM_LLAVA
-from qvid_utils.selection import Recycle, Spread
+from qvid_utils.selection_in_llm import Recycle, Spread
 
 # --- recycling ---------------------------------------------------------------------------------
 

@@ -42,4 +42,5 @@ family = Family(
     has_cls=True,
     tower=Tower({"image": "vision_tower"}, clip_tokens),
     patchwise=True,
+    clip="openai/clip-vit-large-patch14-336",
 )

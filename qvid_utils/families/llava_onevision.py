@@ -110,4 +110,7 @@ family = Family(
     tiny=tiny,
     sources=sources,
     tower=Tower({"image": "vision_tower", "video": "vision_tower"}, tokens),
+    whole_grid="puts tiles together, halves frames and breaks lines by the full grid of patches, "
+    "which a shortened tower no longer gives; prune at the door of the language model instead",
+    no_clip="its SigLIP tower comes without the text tower that it was trained against",
 )

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import Family
-from .qwen2_vl import IDS, TOWER, sources, text_of
+from .qwen2_vl import IDS, NO_CLIP, TOWER, WHOLE_GRID, sources, text_of
 from .qwen2_vl import tokens as merged
 from .tower import Tower
 
@@ -48,4 +48,6 @@ family = Family(
     vision="visual",
     one_axis=False,
     tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
+    whole_grid=WHOLE_GRID,
+    no_clip=NO_CLIP,
 )

@@ -44,6 +44,14 @@ def text_of(hidden: int = 64, heads: int = 4, **more: Any) -> dict[str, Any]:
     return decoder(hidden=hidden, heads=heads, **{"rope_parameters": rope, **more})
 
 
+WHOLE_GRID = (
+    "joins patches in groups of 2 × 2 and numbers them along three axes, for which the grid must "
+    "stay as the processor has made it; for smaller pictures give the processor a lower "
+    "max_pixels, or prune at the door of the language model"
+)
+NO_CLIP = "its tower was trained with the language model and has no text tower"
+
+
 def tiny(**text: Any) -> Any:
     """Configuration of a small twin: a visual token for 8 by 8 pixels, one for two frames."""
     from transformers import Qwen2VLConfig
@@ -66,4 +74,6 @@ family = Family(
     vision="visual",
     one_axis=False,
     tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
+    whole_grid=WHOLE_GRID,
+    no_clip=NO_CLIP,
 )
