@@ -1,5 +1,7 @@
 """Leverage and its kin: worked on paper, against a float64 SVD, and by identities."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -281,12 +283,18 @@ def test_what_is_held_does_not_grow_with_the_square_of_the_tokens():
 
 
 @pytest.mark.parametrize("heads", [1, 2, 5])
-def test_threads_share_out_the_heads_and_change_nothing(heads):
+def test_threads_share_out_the_heads_and_change_nothing(heads, monkeypatch):
     M, before = draw(heads, 40, 60), torch.get_num_threads()
-    alone = leverage(M, 16)
+    alone, solvers, eigh = leverage(M, 16), [], torch.linalg.eigh
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda G: solvers.append(torch.get_num_threads()) or eigh(G)
+    )
     try:
         torch.set_num_threads(3)
         assert torch.equal(leverage(M, 16), alone) and torch.get_num_threads() == 3
+        assert solvers == ([1] * min(3, heads) if heads > 1 else [3])
+        with ThreadPoolExecutor(1) as later:  # what a thread that comes later begins with
+            assert later.submit(torch.get_num_threads).result() == 3
         broken = M.clone()
         broken[-1, 0, 0] = float("nan")
         with pytest.raises(ValueError, match="1 of .* NaN or infinite"):
