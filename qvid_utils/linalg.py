@@ -13,9 +13,12 @@ vote.
 
 Only the rows u_kᵀ M that vote are formed, and on a CPU the float64 copy of M is made a slab at a
 time, in the same memory: fetching fresh memory for larger buffers costs more than the arithmetic.
+Where torch has several CPU threads they share out the heads: decompositions of this size are
+solved one after the other otherwise, and slower with more threads inside each.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral, Real
 
 import torch
@@ -38,6 +41,7 @@ __all__ = [
 
 NULL = 1e-13  # a squared singular value at or below this share of the largest counts as zero
 SLAB = 2**17  # entries of M that are float64 at a time on a CPU: 1 MiB, about what a cache holds
+ALONE = 32  # smaller problems are solved before a second thread has started
 
 
 def check_rank(rank: int | float) -> int | float:
@@ -63,8 +67,12 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
     Source: QViD, equation 5.
     """
     check_rank(rank)
-    slabs, s, U = _modes(M)
-    return _back(_participation(slabs, s, U, _leading(s, rank)), M)
+
+    def score(X: Tensor) -> Tensor:
+        slabs, s, U = _modes(X)
+        return _participation(slabs, s, U, _leading(s, rank))
+
+    return _back(_shared_out(score, _flat(M)), M)
 
 
 def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
@@ -77,7 +85,7 @@ def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
     if rank is None:
         return _back(widen(M).square().sum(-2), M)
     check_rank(rank)
-    slabs, s, U = _modes(M)
+    slabs, s, U = _modes(_flat(M))
     return _back(_weighted(slabs, U, _leading(s, rank), lambda norms, counts: counts.double()), M)
 
 
@@ -120,7 +128,7 @@ def residual_query_leverage(M: Tensor, rank: int | float) -> Tensor:
     Errors as in `leverage`. Source: QViD, equation 3 (residual).
     """
     check_rank(rank)
-    slabs, s, U = _modes(M.mT)
+    slabs, s, U = _modes(_flat(M.mT))
     return _back(_participation(slabs, s, U, ~_leading(s, rank)), M)
 
 
@@ -196,10 +204,27 @@ def _back(result: Tensor, M: Tensor) -> Tensor:
     return result.float().to(M.device) if M.device.type == "mps" else result
 
 
-def _modes(M: Tensor) -> tuple["_Slabs", Tensor, Tensor]:
-    # (X, σ², U) of the flattened batch, largest first: X (B, m, N_v) has the right singular
-    # directions of M, X Xᵀ = U diag(σ²) Uᵀ, m = min(N_q, N_v); row k of Uᵀ X is σ_k v_kᵀ
-    X = _checked(M).reshape(-1, *M.shape[-2:])
+def _flat(M: Tensor) -> Tensor:
+    # (B, N_q, N_v), checked; no gradient flows through a choice of tokens
+    return _checked(M).detach().reshape(-1, *M.shape[-2:])
+
+
+def _shared_out(score: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+    # score(X), the matrices of the batch shared out among torch's threads, one inside each
+    threads = torch.get_num_threads()
+    if X.device.type != "cpu" or min(threads, len(X)) == 1 or min(X.shape[1:]) < ALONE:
+        return score(X)
+    alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    try:
+        with ThreadPoolExecutor(min(threads, len(X)), **alone) as pool:
+            return torch.cat(list(pool.map(score, X.tensor_split(min(threads, len(X))))))
+    finally:
+        torch.set_num_threads(threads)  # what threads to come begin with
+
+
+def _modes(X: Tensor) -> tuple["_Slabs", Tensor, Tensor]:
+    # (X, σ², U), largest first: the new X (B, m, N_v) has the right singular directions of the
+    # old, X Xᵀ = U diag(σ²) Uᵀ, m = min(N_q, N_v); row k of Uᵀ X is σ_k v_kᵀ
     if X.shape[-2] > X.shape[-1]:
         # Same right singular directions and column norms from N_v rows; unlike MᵀM, Householder QR
         # is accurate column by column, so small columns beside huge ones keep their digits.

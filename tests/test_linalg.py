@@ -1,5 +1,7 @@
 """Leverage and its kin: worked on paper, against a float64 SVD, and by identities."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -278,6 +280,35 @@ def test_what_is_held_does_not_grow_with_the_square_of_the_tokens():
     with Sizes() as sizes:
         leverage(M, 4)
     assert 0 < sizes.largest <= 8 * max(linalg.SLAB, 32 * 6273)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 5])
+def test_threads_share_out_the_heads_and_change_nothing(heads, monkeypatch):
+    M, before = draw(heads, 40, 60), torch.get_num_threads()
+    alone, solvers, eigh = leverage(M, 16), [], torch.linalg.eigh
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda G: solvers.append(torch.get_num_threads()) or eigh(G)
+    )
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(leverage(M, 16), alone) and torch.get_num_threads() == 3
+        assert solvers == ([1] * min(3, heads) if heads > 1 else [3])
+        with ThreadPoolExecutor(1) as later:  # what a thread that comes later begins with
+            assert later.submit(torch.get_num_threads).result() == 3
+        broken = M.clone()
+        broken[-1, 0, 0] = float("nan")
+        with pytest.raises(ValueError, match="1 of .* NaN or infinite"):
+            leverage(broken, 16)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_scores_of_a_matrix_that_is_being_trained():
+    M = draw(2, 5, 9).requires_grad_()
+    assert not leverage(M, 2).requires_grad and not energy(M, 2).requires_grad
+    with torch.inference_mode():
+        close(leverage(M * 1, 2), leverage(M, 2))
 
 
 def test_only_rows_that_vote_are_formed(monkeypatch):
