@@ -28,7 +28,7 @@ NEVER_TRANSFORMERS = [
     *["vocabulary", "linalg", "rules", "selection", "schedules"],
     *["methods", "results", "flops", "figures"],
 ]
-OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}
+OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision", "pycocoevalcap"}
 
 
 def part_of(path) -> str:
