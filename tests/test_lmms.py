@@ -91,6 +91,7 @@ def directly(one, number, keep=None, **options):
         [{"role": "user", "content": [{"type": "image", "image": shown["url"]}, words]}],
         tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
     )  # fmt: skip
+
     def said():
         ids = TWIN.generate(**inputs, max_new_tokens=4, do_sample=False)
         new = ids[:, inputs["input_ids"].shape[1] :]

@@ -21,8 +21,8 @@ from qvid_utils.benchmarks.published import BENCHMARKS, entries, reading, scorer
 pytest.importorskip("lmms_eval", reason="the extra lmms is not installed")
 
 # What the task files import and scoring does not use.
-UNUSED = ["cv2", "datasets", "openai", "requests", "tqdm", "pytz", "sacrebleu", "evaluate", "sklearn",
-          "pycocotools.coco",
+UNUSED = ["cv2", "datasets", "openai", "requests", "tqdm", "pytz", "sacrebleu", "evaluate",
+          "sklearn", "pycocotools.coco",
           "lmms_eval.verifiers", "lmms_eval.verifiers.openai",
           "lmms_eval.tasks._task_utils.file_utils"]  # fmt: skip
 

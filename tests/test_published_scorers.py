@@ -1,13 +1,18 @@
 """The published scorers by cases worked by hand from the benchmarks' rules."""
 
+from dataclasses import replace
 from types import SimpleNamespace as Row
 
 import numpy as np
 import pandas as pd
+import published_samples as samples
 import pytest
+import twins
 
-from qvid_utils.benchmarks import base
-from qvid_utils.benchmarks.published import reading, scorers
+from qvid_utils import runner
+from qvid_utils.benchmarks import base, report
+from qvid_utils.benchmarks.published import published, reading, scorers
+from qvid_utils.families import Unavailable
 
 SCORERS = scorers.PUBLISHED_SCORERS
 
@@ -32,7 +37,7 @@ def test_gqa_takes_the_same_words_without_case_and_marks(said, worth):
 
 @pytest.mark.parametrize("same, share", [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
 def test_vqa_pays_by_how_many_people_say_so(same, share):
-    """Leave one out: with 3 of 10, seven see three (1), three see two (2/3): 7/10 + 3·2/30 = 0.9."""
+    """Leave one out: with 3 of 10, seven see three, three see two: 7/10 · 1 + 3/10 · 2/3 = 0.9."""
     answers = ["star"] * same + [f"other{i}" for i in range(10 - same)]
     assert hit("vqa", "star", answers=answers) == pytest.approx(share)
 
@@ -268,7 +273,7 @@ def test_mme_adds_pairs_and_knows_its_cognition():
 
 
 def test_hallusion_counts_questions_figures_and_questions_over_figures():
-    """Figure 0: both right; figure 1: one of two. Question x right twice, y once. No-picture: one."""
+    """Figure 0: both right; figure 1: one of two; x right twice, y once, z without a picture."""
     found = totals(
         "hallusion_words", [1, 1, 1, 0, 1],
         figure=["0", "0", "1", "1", "none"], pair=["x", "y", "x", "y", "z"],
@@ -295,13 +300,17 @@ def test_hallusion_tells_the_judge_all_three_texts():
 # ---------------------------------------------------------------- captions
 
 
-def test_cider_of_perfect_captions():
-    """The scorer of pycocoevalcap with Java's tokenizer: a caption that equals its references."""
+@pytest.fixture
+def tools():
     pytest.importorskip("pycocoevalcap", reason="the extra caption is not installed")
     try:
         scorers.caption_tools()
-    except Exception as missing:
+    except Unavailable as missing:
         pytest.skip(str(missing))
+
+
+def test_cider_of_perfect_captions(tools):
+    """pycocoevalcap with Java's tokenizer: a caption that equals its references has 10."""
     texts = ["A red star stands on the left.", "Two blue dots are below a line."]
     frame = pd.DataFrame({"prediction": texts, "answers": [[t, t] for t in texts]})
     ratios = SCORERS["cider"].total(frame, np.full(2, np.nan))["CIDEr"]
@@ -309,3 +318,15 @@ def test_cider_of_perfect_captions():
     assert np.isfinite(base.error_of(base.pull_of(ratios, ["a", "b"])))
     swapped = frame.assign(prediction=texts[::-1])
     assert base.value_of(SCORERS["cider"].total(swapped, np.zeros(2))["CIDEr"]) < 0.5
+
+
+def test_captions_run_end_to_end(tools, tmp_path):
+    """Files, suite, a small random model, Java and all: one long row, in CIDEr's own unit."""
+    samples.write("coco2014_cap_val", tmp_path)
+    one = replace(published("coco2014_cap_val", tmp_path), new_tokens=3)
+    words = "what do you see ?"  # the twin knows no other
+    one = one._with(one.samples.assign(question=words))
+    records = runner.evaluate(twins.twin("llava"), twins.PROCESSOR, [one], [runner.Cell()])
+    assert records["score"].isna().all()  # no caption has a score of its own
+    (row,) = report.summary(records, [one]).to_dict("records")
+    assert (row["metric"], row["unit"], row["n"]) == ("CIDEr", "1", 2) and row["value"] >= 0

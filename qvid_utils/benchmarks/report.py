@@ -173,9 +173,7 @@ def beside(
 
 
 def _prints(suite: Suite, printed: list[str]) -> bool:
-    return suite.stands_for in printed or (
-        suite.metric in MME and HALVES["perception"] in printed
-    )
+    return suite.stands_for in printed or (suite.metric in MME and HALVES["perception"] in printed)
 
 
 def _printed(
