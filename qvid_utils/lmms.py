@@ -182,5 +182,7 @@ def __getattr__(name: str) -> type:
             f"the bridge needs lmms-eval, and {missing.name!r} is not installed: "
             "pip install 'qvid-workbook[lmms]'"
         ) from missing
-    globals()[name] = type(name, (Bridge, lmms), {"__doc__": Bridge.__doc__})
+    globals()[name] = type(
+        name, (Bridge, lmms), {"__doc__": Bridge.__doc__, "__module__": __name__}
+    )
     return globals()[name]

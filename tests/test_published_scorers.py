@@ -150,6 +150,7 @@ def test_mmbench_wants_all_turns_of_a_question():
         ("D", "D"),
         ("The answer is C", "C"),
         ("It is (B) and not much else here", "B"),
+        ("not (A), so D", "D"),  # closes the answer: before brackets
         ("B. But C is near", "B"),  # opens the answer: before all else
         ("first A) then B: then (C) so it is", "C"),  # brackets before colon
         ("answer is D, though C. too big", "C"),  # of equals the last, as the harness has it

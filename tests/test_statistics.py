@@ -69,7 +69,8 @@ def records(n=60, soft=False):
     rng = np.random.default_rng(0)
     parts = []
     for method, share in (("full", 0.9), ("qvid", 0.8), ("random", 0.5)):
-        score = (rng.random(n) < share).astype(float) * (0.9 if soft else 1)
+        # both questions of a picture alike, so that pictures are what varies
+        score = (rng.random(n // 2) < share).repeat(2).astype(float) * (0.9 if soft else 1)
         parts.append(pd.DataFrame({
             "suite": "s", "sample": [f"s/{i}" for i in range(n)],
             "picture": [f"p{i // 2}" for i in range(n)], "method": method,
