@@ -218,7 +218,7 @@ class _Named:
 
 
 def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell) -> list[dict]:
-    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
     labels = cell.labels
     if cell.method is None:
         ids = model.generate(**inputs, **options)
@@ -241,7 +241,7 @@ def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell) -> list[d
             "answer": row.answer,
             **labels,
             "prediction": words,
-            "score": float(right(words, row.answer)),
+            "score": suite.hit(words, row),
             "mean_tokens": float(count),
         }
         for row, words, count in zip(batch.itertuples(), said, tokens, strict=True)

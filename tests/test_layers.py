@@ -31,7 +31,7 @@ NEVER_TRANSFORMERS = [
     *["methods", "results", "flops", "figures", "clustering", "budgets", "selection_in_llm"],
     *["rules_encoder", "selection_encoder", "merging", "methods_encoder"],
 ]
-OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}
+OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision", "pycocoevalcap"}
 
 
 def part_of(path) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from .. import results
 from ..methods import method as find_method
 from ..results import AVERAGE, FULL
-from .base import Metrics, Suite, error_of, metrics, pull_of, value_of
+from .base import SCORERS, Metrics, Scorer, Suite, error_of, metrics, pull_of, value_of
 
 __all__ = [
     "CELL", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
@@ -24,6 +24,7 @@ CELL = ["method", "variant", "keep", "layer", "rank"]  # what names a cell
 POINTS = ("points", "perception", "cognition")  # MME counts points, all else is in percent
 #: The two halves of MME, where a table prints them apart.
 HALVES = {"perception": "MME-P", "cognition": "MME-C"}
+MME = ("mme", "mme_published")
 SAYS = 15.0  # accuracy points that chance must cost at a ninth of the tokens, or a suite is mute
 NINTH = 9
 
@@ -58,7 +59,7 @@ def summary(
     rows = []
     for labels, suite, part, found in _measured(records, suites):
         for metric, ratios in found.items():
-            unit = "points" if metric in POINTS else "%"
+            unit = "points" if metric in POINTS else "1" if metric == "CIDEr" else "%"
             error = error_of(pull_of(ratios, part["picture"]))
             row = {"benchmark": suite.name, "metric": metric, "value": value_of(ratios)}
             rows.append(_row(labels, part, table, seed) | row | {"unit": unit, "stderr": error})
@@ -86,10 +87,12 @@ def headlines(suites: Sequence[Suite], halves: bool = False) -> list[tuple[str, 
     names = {"accuracy": "accuracy", "pope": "f1", "mme": "points", "circular": "circular"}
     columns = []
     for suite in suites:
-        if halves and suite.metric == "mme":
+        if halves and suite.metric in MME:
             columns += [(suite.name, part, name) for part, name in HALVES.items()]
         else:
-            columns.append((suite.name, names[suite.metric], suite.stands_for))
+            rule = SCORERS[suite.metric]
+            headline = rule.headline if isinstance(rule, Scorer) else names[suite.metric]
+            columns.append((suite.name, headline, suite.stands_for))
     return columns
 
 
@@ -170,9 +173,7 @@ def beside(
 
 
 def _prints(suite: Suite, printed: list[str]) -> bool:
-    return suite.stands_for in printed or (
-        suite.metric == "mme" and HALVES["perception"] in printed
-    )
+    return suite.stands_for in printed or (suite.metric in MME and HALVES["perception"] in printed)
 
 
 def _printed(
