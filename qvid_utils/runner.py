@@ -25,8 +25,9 @@ from torch import nn
 from tqdm import tqdm
 
 from .benchmarks import TINY, Suite, suite
-from .benchmarks.base import right
+from .benchmarks.base import prompt_lengths, right
 from .benchmarks.observation import prompts
+from .benchmarks.paper_profile import described, paper_setting
 from .benchmarks.report import (
     CELL,
     agreement,
@@ -136,14 +137,11 @@ def layer_cells(layers: Iterable[int], keeps: Sequence[int] = KEEPS) -> list[Cel
 
 
 def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
-    """Model, processor and suites of a profile. Unavailable where this version has them not."""
+    """Model, processor and suites of a profile. Unavailable names what is not on this machine."""
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
     if profile == "paper":
-        raise Unavailable(
-            "profile='paper' asks LLaVA-1.5-7B the questions of GQA, SQA, TextVQA, POPE, MME and "
-            "MMBench, and this version reads none of these six benchmarks yet: use profile='tiny'"
-        )
+        return paper_setting()
     return *load("tiny/llava"), [suite(name) for name in TINY]
 
 
@@ -193,13 +191,13 @@ def evaluate(
                             warnings.warn(f"{cells[i].labels} is left out: {floor}", stacklevel=2)
                         bar.update(len(batch))
     frame = pd.DataFrame([row for i in range(len(cells)) for row in rows[i]])
-    return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
+    frame = frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
+    return described(frame, model)
 
 
 def _batches(samples: pd.DataFrame, size: int) -> list[pd.DataFrame]:
     """Equal parts of at most `size`, questions of like length together: little padding."""
-    length = samples["question"].str.split().str.len()
-    order = np.argsort(length.to_numpy(), kind="stable")
+    order = np.argsort(prompt_lengths(samples), kind="stable")
     return [samples.iloc[part] for part in np.array_split(order, -(-len(order) // size))]
 
 

@@ -25,6 +25,8 @@ POINTS = ("points", "perception", "cognition")  # MME counts points, all else is
 #: The two halves of MME, where a table prints them apart.
 HALVES = {"perception": "MME-P", "cognition": "MME-C"}
 MME = ("mme", "mme_published")
+#: What records without such columns come from; `evaluate` adds them for any other run.
+RUN = {"model": "tiny/llava", "device": "cpu", "dtype": "float32"}
 SAYS = 15.0  # accuracy points that chance must cost at a ninth of the tokens, or a suite is mute
 NINTH = 9
 
@@ -68,18 +70,19 @@ def summary(
 
 def _row(labels: dict, part: pd.DataFrame, table: str, seed: int) -> dict:
     labels = {k: None if pd.isna(v) else v for k, v in labels.items()}
+    run = {name: part[name].unique() if name in part else [usual] for name, usual in RUN.items()}
+    several = {name: sorted(map(str, found)) for name, found in run.items() if len(found) > 1}
+    if several:
+        raise ValueError(f"records of several runs, {several}: summarise one at a time")
     if labels["method"] == FULL:
         labels["keep"] = round(part["mean_tokens"].mean())
     return labels | {
         "table": table,
-        "model": "tiny/llava",
         "mean_tokens": round(part["mean_tokens"].mean(), 6),
         "n": len(part),
         "seed": seed,
-        "device": "cpu",
-        "dtype": "float32",
         "source": "measured",
-    }
+    } | {name: found[0] for name, found in run.items()}
 
 
 def headlines(suites: Sequence[Suite], halves: bool = False) -> list[tuple[str, str, str]]:
@@ -184,7 +187,9 @@ def _printed(
     parts = []
     for name, metric, benchmark in headlines(suites, halves):
         rows = long[(long["benchmark"] == name) & (long["metric"] == metric)]
-        parts.append(rows.replace({"benchmark": {name: benchmark}}) if metric in HALVES else rows)
+        if metric in HALVES or name not in results.PAPER_BENCHMARKS:
+            rows = rows.replace({"benchmark": {name: benchmark}})
+        parts.append(rows)
     average = normalised(records, suites, halves=halves).assign(benchmark=label)
     return pd.concat([*parts, average], ignore_index=True)
 
