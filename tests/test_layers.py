@@ -21,7 +21,8 @@ LEVELS = {
     4: "models tiny",
     5: "benchmarks grid measure",
     6: "runner",
-    7: "lmms figures regenerate",
+    6.5: "dry_run figures",
+    7: "lmms regenerate figures_benchmarks image_alone ten_minutes",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
