@@ -13,13 +13,13 @@ PACKAGE = ROOT / "qvid_utils"
 
 LEVELS = {
     0: "paths vocabulary linalg flops startup",
-    1: "rules selection schedules families results",
-    2: "methods evidence",
+    1: "rules selection schedules families results records identity",
+    2: "methods evidence work",
     3: "pruning",
     4: "models tiny measure",
     5: "benchmarks grid",
     6: "runner",
-    7: "lmms figures regenerate",
+    7: "lmms figures regenerate command distributed",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
