@@ -8,7 +8,7 @@ stores the answers and the long table of results that the notebooks set beside t
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -61,6 +61,8 @@ __all__ = [
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
 NEW_TOKENS = 2
 KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
+COLUMNS = ("suite", "sample", "picture", "kind", "split", "group", "question", "answer", *CELL,
+           "prediction", "score", "mean_tokens")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,33 +192,60 @@ def evaluate(
         raise ValueError(f"on_error={on_error!r}: it must be one of {', '.join(ON_ERROR)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: give 1 or more samples at a time")
+    for cell in cells:
+        _check(model, cell)
+    with ExitStack() as left:
+        if isinstance(store, str | Path):
+            store = left.enter_context(Store(store))
+        parts = model_parts(model, processor) if store else {}
+        tasks = tasks_of(store, parts, suites, cells, limit=limit, seed=seed,
+                         batch_size=batch_size, shuffle=shuffle)  # fmt: skip
+        asker = _Asker(model, processor, [task.suite for task in tasks])
+        answer_all(tasks, asker.ask, asker.shared, on_error=on_error, wait=wait,
+                   sharers=sharers if store else 1, progress=progress)  # fmt: skip
+        return frame_of(tasks, cells, on_error)
+
+
+def tasks_of(
+    store: Store | None,
+    parts: Mapping[str, Any],
+    suites: Sequence[Suite],
+    cells: Sequence[Cell],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    shuffle: bool = False,
+) -> list[Task]:
+    """A task for each cell and suite; parts: `identity.model_parts`, what the logs' keys start
+    with. No model is needed. ValueError for two cells of one name."""
     names = [tuple(cell.labels.values()) for cell in cells]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two cells are called {dict(zip(CELL, twice, strict=True))}: drop one")
+    common = dict(parts) | {"libraries": libraries(), "code": code_version()} if store else {}
+    # The unpruned prompt comes first, so that its layers are what the others find done.
+    turns = sorted(cells, key=lambda cell: cell.method is not None)
+    tasks, logs = [], {}
+    for one in suites:
+        drawn = one.head(limit, seed)
+        order = _batches(drawn.samples, batch_size, seed if shuffle else None)
+        for cell in turns:
+            log = _log(store, common, one, cell) if store else Memory()
+            # cells that differ in name alone have one log
+            log = logs.setdefault(log.key, log) if store else log
+            tasks.append(Task(cell, drawn, log, order))
+    return tasks
+
+
+def frame_of(tasks: Sequence[Task], cells: Sequence[Cell], on_error: str = "stop") -> pd.DataFrame:
+    """What `evaluate` gives, from the tasks' logs; cells that are not done are left out."""
+    rows = []
     for cell in cells:
-        _check(model, cell)
-    drawn = [suite.head(limit, seed) for suite in suites]
-    orders = {s.name: _batches(s.samples, batch_size, seed if shuffle else None) for s in drawn}
-    with ExitStack() as left:
-        if isinstance(store, str | Path):
-            store = left.enter_context(Store(store))
-        logs = _logs(store, model, processor, suites, cells)
-        # The unpruned prompt comes first, so that its layers are what the others find done.
-        turns = sorted(range(len(cells)), key=lambda i: cells[i].method is not None)
-        tasks = {
-            (i, s.name): Task(cells[i], s, logs[i, s.name], orders[s.name])
-            for s in drawn
-            for i in turns
-        }
-        asker = _Asker(model, processor, drawn)
-        answer_all(
-            list(tasks.values()), asker.ask, asker.shared, on_error=on_error, wait=wait,
-            sharers=sharers if store else 1, progress=progress,
-        )  # fmt: skip
-        whole = [i for i in turns if _whole(cells[i], [tasks[i, s.name] for s in drawn], on_error)]
-        rows = [row for i in sorted(whole) for s in drawn for row in _rows(tasks[i, s.name])]
-    frame = pd.DataFrame(rows)
+        mine = [task for task in tasks if task.cell is cell]
+        if _whole(cell, mine, on_error):
+            rows += [row for task in mine for row in _rows(task)]
+    frame = pd.DataFrame(rows, columns=None if rows else [*COLUMNS, "failed"])
     if on_error == "stop":
         frame = frame.drop(columns="failed")
     return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
@@ -236,27 +265,12 @@ def _check(model: nn.Module, cell: Cell) -> None:
         raise
 
 
-def _logs(
-    store: Store | None, model: nn.Module, processor: Any, suites: Sequence[Suite], cells: Sequence
-) -> dict[tuple[int, str], Log | Memory]:
-    """A log for each cell and suite; cells that only have different names share theirs."""
-    pairs = [(i, cell, one) for i, cell in enumerate(cells) for one in suites]
-    if store is None:
-        return {(i, one.name): Memory() for i, _, one in pairs}
-    common = model_parts(model, processor) | {"libraries": libraries(), "code": code_version()}
-    logs, found = {}, {}
-    for i, cell, one in pairs:
-        parts = common | cell.parts | {
-            "suite": one.name, "metric": one.metric, "data": data_hash(one),
-            "new_tokens": NEW_TOKENS,
-        }  # fmt: skip
-        key = key_of(parts)
-        labels = {k: v for k, v in cell.labels.items() if v not in (None, "")}
-        name = "_".join([one.name, *(f"{v}" for v in labels.values())])
-        if key not in found:
-            found[key] = store.log(key, parts, name)
-        logs[i, one.name] = found[key]
-    return logs
+def _log(store: Store, common: Mapping[str, Any], one: Suite, cell: Cell) -> Log:
+    """The log of a cell on a suite: its key is a hash of everything that changes a record."""
+    own = {"suite": one.name, "metric": one.metric, "data": data_hash(one)}
+    parts = {**common, **cell.parts, **own, "new_tokens": NEW_TOKENS}
+    words = [one.name, *(str(v) for v in cell.labels.values() if v not in (None, ""))]
+    return store.log(key_of(parts), parts, "_".join(words))
 
 
 def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
@@ -348,11 +362,13 @@ def _rows(task: Task) -> Iterator[dict]:
     """The rows of `evaluate`, questions in the order of their length."""
     samples = task.suite.samples.set_index("id", drop=False)
     found = {record["sample"]: record for record in task.log.records()}
+    # a failed question stands under the layer that the cell's answers have
+    cut = next((r["layer"] for r in found.values() if "failed" not in r), task.cell.layer)
     for row in samples.loc[[s for b in _batches(samples, len(samples)) for s in b]].itertuples():
         record = found[row.id]
         labels = task.cell.labels
         if task.cell.method is not None:
-            labels["layer"] = record.get("layer", labels["layer"])
+            labels["layer"] = record.get("layer", cut)
         yield {
             "suite": task.suite.name,
             "sample": row.id,

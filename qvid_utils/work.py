@@ -87,16 +87,17 @@ def answer_all(
 
 
 def _claimed(left: Sequence[Task], sharers: int, on_error: str) -> list[Task]:
-    """Free tasks of one suite, a fair part of all that is left: the fewer, the smaller the part."""
-    want = -(-len(left) // sharers)
+    """Free tasks of one suite, a fair part of all samples that are left: the fewer, the smaller."""
+    want = sum(len(task.missing(on_error)) for task in left) / sharers
     suites: dict[str, list[Task]] = {}
     for task in left:
         suites.setdefault(task.suite.name, []).append(task)
     for tasks in sorted(suites.values(), key=len, reverse=True):
         mine: list[Task] = []
         for task in tasks:
-            if len(mine) < want and task.log.claim():
-                if task.missing(on_error):
+            if want > 0 and task.log.claim():
+                if missing := task.missing(on_error):
+                    want -= len(missing)
                     mine.append(task)
                 else:  # another process has ended it meanwhile
                     task.log.release()

@@ -19,7 +19,8 @@ LEVELS = {
     4: "models tiny measure",
     5: "benchmarks grid",
     6: "runner",
-    7: "lmms figures regenerate command distributed",
+    7: "lmms figures regenerate distributed",
+    8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

@@ -17,14 +17,28 @@ __all__ = ["store", "stored"]
 STORED = ("suite", "sample", "asked", *CELL, "prediction", "mean_tokens")
 
 
-def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str) -> list[Path]:
-    """Write `<name>.csv` (results, the schema of data/README.md) and `<name>_answers.parquet`."""
+def store(
+    records: pd.DataFrame,
+    suites: Sequence[Suite],
+    folder: Path,
+    name: str,
+    *,
+    model: str = "tiny/llava",
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> list[Path]:
+    """Write `<name>.csv` (results, the schema of data/README.md) and `<name>_answers.parquet`.
+
+    model, device, dtype: what the rows say of the run.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     answers = folder / f"{name}_answers.parquet"
     texts = {c: "category" for c in ("suite", "sample", "method", "variant", "prediction")}
-    kept = records.assign(asked=_asked(records))[list(STORED)].astype(texts)
+    columns = [*STORED, *(c for c in ("failed",) if c in records)]
+    kept = records.assign(asked=_asked(records))[columns].astype(texts)
     kept.to_parquet(answers, index=False, compression="zstd")
-    return [write(summary(records, suites), folder / f"{name}.csv"), answers]
+    rows = summary(records, suites).assign(model=model, device=device, dtype=dtype)
+    return [write(rows, folder / f"{name}.csv"), answers]
 
 
 def _asked(frame: pd.DataFrame) -> list[int]:

@@ -1,0 +1,101 @@
+"""Questions that failed (`evaluate(on_error="record")`): never scored, counted in every table.
+
+A question that failed under one cell is left out of all cells, and its pair or rotations with it,
+so that cells are compared on the same questions and paired metrics keep whole pairs.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+
+import pandas as pd
+
+from ..results import FULL
+
+__all__ = ["counted", "scored"]
+
+COUNT = "failed"
+NAMES = ("method", "variant", "keep", "layer", "rank")
+
+
+def scored(records: pd.DataFrame) -> pd.DataFrame:
+    """The records without the questions that failed anywhere, their pairs and their rotations.
+
+    ValueError where no question is left, with the cell that failed most.
+    """
+    if not _any(records):
+        return records
+    unit = records["group"].where(records["group"].fillna("") != "", records["sample"])
+    unit = records["suite"] + "\n" + unit
+    kept = records[~unit.isin(unit[records[COUNT] != ""])]
+    if kept.empty:
+        worst = records[records[COUNT] != ""].groupby(["method", "keep"], dropna=False).size()
+        raise ValueError(
+            f"no question was answered under every cell; {worst.idxmax()} failed {worst.max()} "
+            "times: leave that cell out of the table"
+        )
+    return kept.drop(columns=COUNT).reset_index(drop=True)
+
+
+def _any(records: pd.DataFrame) -> bool:
+    return COUNT in records and bool((records[COUNT] != "").any())
+
+
+def counted(rows: bool = False) -> Callable:
+    """For a function from records to a table: it scores what `scored` leaves, and its table says
+    how many failed, in a column `failed`, or with `rows` in rows of that metric (long tables)."""
+
+    def for_table(table: Callable) -> Callable:
+        @wraps(table)
+        def counting(records: pd.DataFrame, *args, **kwargs) -> pd.DataFrame:
+            if not _any(records):
+                return table(records, *args, **kwargs)
+            frame = table(scored(records), *args, **kwargs)
+            return (_rows if rows else _column)(frame, records)
+
+        return counting
+
+    return for_table
+
+
+def _column(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """How many answers of the line's cell (and suite, where a line is of one) failed."""
+    told = frame.rename(columns={"keep_measured": "keep"})
+    names = [name for name in (*NAMES, "suite") if name in told]
+    if "suite" in names and (told["suite"] == "").any():  # lines of several suites, such as Avg
+        names.remove("suite")
+    if "rank" in names and told["rank"].isna().all():  # a table without ranks
+        names.remove("rank")
+    failed = records[records[COUNT] != ""]
+    counts: dict[tuple, int] = {}
+    for line in failed[names].itertuples(index=False):
+        counts[_key(names, line)] = counts.get(_key(names, line), 0) + 1
+    lines = told[names].itertuples(index=False)
+    return frame.assign(**{COUNT: [counts.get(_key(names, line), 0) for line in lines]})
+
+
+def _key(names: list[str], line: tuple) -> tuple:
+    told = dict(zip(names, ("" if pd.isna(v) else v for v in line), strict=True))
+    if told.get("method") == FULL:  # whose keep is its number of tokens in some tables
+        told.pop("keep", None)
+    return tuple(told.items())
+
+
+def _rows(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """One more row per cell and benchmark with failures: metric `failed`, of so many asked."""
+    by_suite = frame["benchmark"].isin(records["suite"].unique())
+    out = [frame]
+    for part in (frame[by_suite], frame[~by_suite]):
+        of_suite = part.assign(suite=part["benchmark"]) if len(part) and by_suite.any() else part
+        counts = _column(of_suite.drop_duplicates([*NAMES, "benchmark"]), records)
+        new = counts[counts[COUNT] > 0]
+        asked = records.groupby(["suite", "method"])["sample"].nunique()
+        suites = new["suite"] if "suite" in new else [None] * len(new)
+        n = [
+            asked[s, m] if s else asked[:, m].sum()
+            for s, m in zip(suites, new["method"], strict=True)
+        ]
+        new = new.assign(
+            metric=COUNT, value=new[COUNT].astype(float), unit="1", stderr=float("nan")
+        )
+        out.append(new.assign(n=n)[list(frame.columns)])
+    return pd.concat(out, ignore_index=True).astype(frame.dtypes.to_dict())
