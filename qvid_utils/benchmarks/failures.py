@@ -4,6 +4,7 @@ A question that failed under one cell is left out of all cells, and its pair or 
 so that cells are compared on the same questions and paired metrics keep whole pairs.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 
@@ -58,26 +59,29 @@ def counted(rows: bool = False) -> Callable:
 
 
 def _column(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """How many answers of the line's cell (and suite, where a line is of one) failed."""
+    """How many answers of the line's cell failed: on its suite, or on all where it has none (Avg).
+    A table that does not tell layers or ranks apart has these columns empty."""
     told = frame.rename(columns={"keep_measured": "keep"})
-    names = [name for name in (*NAMES, "suite") if name in told]
-    if "suite" in names and (told["suite"] == "").any():  # lines of several suites, such as Avg
-        names.remove("suite")
-    if "rank" in names and told["rank"].isna().all():  # a table without ranks
-        names.remove("rank")
-    failed = records[records[COUNT] != ""]
-    counts: dict[tuple, int] = {}
-    for line in failed[names].itertuples(index=False):
-        counts[_key(names, line)] = counts.get(_key(names, line), 0) + 1
-    lines = told[names].itertuples(index=False)
-    return frame.assign(**{COUNT: [counts.get(_key(names, line), 0) for line in lines]})
+    names = [name for name in NAMES if name in told]
+    names = [n for n in names if n not in ("layer", "rank") or told[n].notna().any()]
+    counts: Counter = Counter()
+    for line in records[records[COUNT] != ""].to_dict("records"):
+        counts[_key(names, line), line["suite"]] += 1
+        counts[_key(names, line), ""] += 1
+    known = set(records["suite"])
+
+    def count(line: dict) -> int:
+        suite = line.get("suite")
+        return counts[_key(names, line), suite if suite in known else ""]
+
+    return frame.assign(**{COUNT: [count(line) for line in told.to_dict("records")]})
 
 
-def _key(names: list[str], line: tuple) -> tuple:
-    told = dict(zip(names, ("" if pd.isna(v) else v for v in line), strict=True))
-    if told.get("method") == FULL:  # whose keep is its number of tokens in some tables
-        told.pop("keep", None)
-    return tuple(told.items())
+def _key(names: list[str], line: dict) -> tuple:
+    cell = {name: "" if pd.isna(line[name]) else line[name] for name in names}
+    if cell.get("method") == FULL:  # whose keep is its number of tokens in some tables
+        cell.pop("keep", None)
+    return tuple(cell.items())
 
 
 def _rows(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
