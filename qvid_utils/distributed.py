@@ -149,9 +149,9 @@ def _gather(ray: Any, jobs: dict[Any, str], progress: bool | None) -> None:
             for job in done:
                 try:
                     ray.get(job)
-                except Exception as cause:  # of whatever kind the task's was
-                    lines = str(cause).strip().splitlines() or [type(cause).__name__]
-                    failed.append(f"{jobs[job]}: {lines[-1]}")
+                except Exception as wrapped:  # of whatever kind the task's was
+                    cause = getattr(wrapped, "cause", None) or wrapped
+                    failed.append(f"{jobs[job]}: {type(cause).__name__}: {cause}")
                 bar.update()
     if failed:
         raise RuntimeError(
