@@ -64,10 +64,9 @@ def answer_all(
     """
     with _bar(tasks, progress) as bar:
         while True:
+            out = {id(task.cell): task.left_out for task in tasks if task.left_out}
             for task in tasks:  # a cell that is left out is so on every suite
-                task.left_out = task.left_out or next(
-                    (other.left_out for other in tasks if other.cell is task.cell), ""
-                )
+                task.left_out = out.get(id(task.cell), "")
             left = [t for t in tasks if not t.left_out and t.missing(on_error)]
             gone = sum(len(t.missing(on_error)) for t in left)
             bar.update(bar.total - gone - bar.n)
