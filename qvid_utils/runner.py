@@ -201,7 +201,7 @@ def evaluate(
         asker = _Asker(model, processor, [task.suite for task in tasks])
         answer_all(tasks, asker.ask, asker.shared, on_error=on_error, wait=wait,
                    sharers=sharers if store else 1, progress=progress)  # fmt: skip
-        return frame_of(tasks, cells, on_error)
+        return described(frame_of(tasks, cells, on_error), model)
 
 
 def tasks_of(
@@ -223,36 +223,6 @@ def tasks_of(
         raise ValueError(f"two cells are called {dict(zip(CELL, twice, strict=True))}: drop one")
     common = dict(parts) | {"libraries": libraries(), "code": code_version()} if store else {}
     # The unpruned prompt comes first, so that its layers are what the others find done.
-<<<<<<< HEAD
-    turns = sorted(range(len(cells)), key=lambda i: cells[i].method is not None)
-    rows: dict[int, list[dict]] = {i: [] for i in turns}
-    suites = [suite.head(limit, seed) for suite in suites]
-    total = sum(len(s.samples) for s in suites) * len(cells)
-    # No bar where nobody watches: it would end up in a notebook's stored output.
-    with tqdm(total=total, desc="answers", mininterval=1, disable=None) as bar:
-        for one in suites:
-            for batch in _batches(one.samples, batch_size):
-                inputs = prompts(processor, batch, model.device)
-                with pictures_once(model), layers_once(model):
-                    for i in list(turns):
-                        try:
-                            with _Named(one, cells[i], batch):
-                                rows[i] += _answer(model, processor, one, batch, inputs, cells[i])
-                        except Infeasible as floor:
-                            turns.remove(i)
-                            rows[i] = []
-                            warnings.warn(f"{cells[i].labels} is left out: {floor}", stacklevel=2)
-                        bar.update(len(batch))
-    frame = pd.DataFrame([row for i in range(len(cells)) for row in rows[i]])
-    frame = frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
-    return described(frame, model)
-
-
-def _batches(samples: pd.DataFrame, size: int) -> list[pd.DataFrame]:
-    """Equal parts of at most `size`, questions of like length together: little padding."""
-    order = np.argsort(prompt_lengths(samples), kind="stable")
-    return [samples.iloc[part] for part in np.array_split(order, -(-len(order) // size))]
-=======
     turns = sorted(cells, key=lambda cell: cell.method is not None)
     tasks, logs = [], {}
     for one in suites:
@@ -304,14 +274,12 @@ def _log(store: Store, common: Mapping[str, Any], one: Suite, cell: Cell) -> Log
 def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
     """Ids in equal parts of at most `size`, questions of like length together: little padding;
     with a seed the parts in an order drawn by it, else from short to long."""
-    length = samples["question"].str.split().str.len()
-    order = np.argsort(length.to_numpy(), kind="stable")
+    order = np.argsort(prompt_lengths(samples), kind="stable")
     parts = np.array_split(samples["id"].to_numpy()[order], -(-len(order) // size))
     turns = (
         range(len(parts)) if seed is None else np.random.default_rng(seed).permutation(len(parts))
     )
     return [parts[i].tolist() for i in turns]
->>>>>>> main
 
 
 class _Asker:
