@@ -20,7 +20,7 @@ from .benchmarks.paper_profile import here
 from .benchmarks.published import BENCHMARKS
 from .benchmarks.published.scorers import caption_tools
 from .benchmarks.tables import ANSWERS, CELL, COSTS, cells_of
-from .families import Unavailable
+from .families import FAMILIES, Unavailable
 from .measure.workloads import config_of
 from .methods import method
 from .paths import DATA, RUNS
@@ -89,8 +89,8 @@ def operations(
 
 
 def plan(measured: Sequence[Path] | None = None) -> pd.DataFrame:
-    """One row per table, cell and benchmark, as `tables.cells_of`, and: tflops (of all questions),
-    done, missing (what the machine lacks for it, "" for nothing).
+    """One row per table, cell and benchmark, as `tables.cells_of`, and: run (what names it in all
+    tables), tflops (of all questions), done, missing (what is lacking here, "" for nothing).
 
     measured: result files; None: all of data/measured and runs.
     """
@@ -103,12 +103,13 @@ def plan(measured: Sequence[Path] | None = None) -> pd.DataFrame:
             None if pd.isna(v) else v for v in (row.keep, row.retention_pct, row.layer, row.rank)
         )
         each = operations(row.model, row.method, keep, share, layer, text)
-        key = (row.checkpoint, row.method, row.benchmark, *(keep, layer, rank))
-        lacks = list(_missing(row.checkpoint, row.benchmark))
+        at = () if row.method == FULL else (keep or share, *_settled(row.method, layer, rank))
+        run = (row.checkpoint, row.method, row.benchmark, *at)
+        lacks = list(_missing(row.checkpoint, row.benchmark, row.method))
         lacks += [SHARE] * (keep is None and row.method != FULL)
         rows.append({
-            "tflops": None if each is None else each * row.questions / 1e12,
-            "done": _is_done(key, known), "missing": "; ".join(lacks),
+            "run": run, "tflops": None if each is None else each * row.questions / 1e12,
+            "done": run in known, "missing": "; ".join(lacks),
         })  # fmt: skip
     return frame.join(pd.DataFrame(rows))
 
@@ -118,8 +119,7 @@ def _results() -> list[Path]:
 
 
 def _done(files: Sequence[Path]) -> set[tuple]:
-    """(model, method, benchmark, keep, layer, rank) of every measured row that was not a few
-    questions only."""
+    """The runs, named as in `plan`, of all measured rows that are not of a few questions only."""
     found = set()
     for file in files:
         try:
@@ -130,19 +130,16 @@ def _done(files: Sequence[Path]) -> set[tuple]:
             entry = BENCHMARKS.get(row.benchmark)
             if entry is None or pd.isna(row.n) or row.n < entry.size or row.variant:
                 continue
-            at = (None if pd.isna(v) else v for v in (row.keep, row.layer, row.rank))
+            at = tuple(None if pd.isna(v) else v for v in (row.keep, row.layer, row.rank))
+            at = () if row.method == FULL else at  # it has neither, and keeps all
             found.add((row.model, row.method, row.benchmark, *at))
     return found
 
 
-def _is_done(key: tuple, known: set[tuple]) -> bool:
-    """A layer or rank that the table leaves out is the method's own; the full model has none."""
-    model, name, benchmark, keep, layer, rank = key
-    if name == FULL:
-        return any(k[:3] == (model, FULL, benchmark) for k in known)
+def _settled(name: str, layer: int | None, rank: float | None) -> tuple:
+    """Layer and rank of a cell; what a table leaves out is the method's own."""
     usual = method(name).params.get("rank")
-    wanted = (keep, layer if layer is not None else _usual_layer(name), rank or usual)
-    return any(k[:3] == key[:3] and k[3:] == wanted for k in known)
+    return (_usual_layer(name) if layer is None else layer, usual if rank is None else rank)
 
 
 @cache
@@ -161,10 +158,13 @@ def _here(name: str) -> bool:
     return here(name)
 
 
-def _missing(checkpoint: str, benchmark: str) -> Iterator[str]:
+def _missing(checkpoint: str, benchmark: str, name: str) -> Iterator[str]:
     entry = BENCHMARKS[benchmark]
-    if not _here(checkpoint):
-        yield f"checkpoint {checkpoint}"
+    sees = () if name == FULL else method(name).rule.sees
+    clip = [FAMILIES["llava"].clip] if any(word.startswith("clip") for word in sees) else []
+    for each in (checkpoint, *clip):
+        if not _here(each):
+            yield f"checkpoint {each}"
     if not _here(benchmark):
         yield f"data {benchmark}"
     if entry.media == "video" and importlib.util.find_spec("av") is None:
@@ -175,14 +175,14 @@ def _missing(checkpoint: str, benchmark: str) -> Iterator[str]:
         try:
             caption_tools()
         except Unavailable as lacks:
-            yield "Java" if "java" in str(lacks).split(":")[0] else "extra caption"
+            yield "Java" if "java" in str(lacks).lower() else "extra caption"
 
 
-def rate_of(given: str | float) -> float:
+def rate_of(given: str | float | Path) -> float:
     """TFLOP/s: a number, or a file of `python -m qvid_utils.measure --out`, whose unpruned model's
     compute over its time to the first token it is. ValueError for anything else."""
     try:
-        rate = float(given)
+        rate = float(str(given))
     except ValueError:
         file = Path(given)
         if not file.is_file():
@@ -210,8 +210,7 @@ def report(rate: float | None = None, measured: Sequence[Path] | None = None) ->
         lines += [head, *_lacking(left["missing"])]
         for _, cell in part.groupby(CELL, dropna=False, sort=False):
             lines.append(_line(cell))
-    once = whole.drop_duplicates(["checkpoint", *CELL, "benchmark"])
-    once = once[~once["done"]]
+    once = whole[~whole["done"]].drop_duplicates("run")
     lines.append(f"tables {', '.join(COSTS)}: costs, by `python -m qvid_utils.measure`")
     lines.append(
         f"all tables, each cell once: {len(once)} to go, {_cost(once, rate)}"

@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from .benchmarks import Suite
 from .benchmarks.observation import prompts
@@ -34,16 +36,19 @@ PUBLISHED, KEPT = "contiguous", "original"  # what becomes of the rotary positio
 #: Method -> where its cut is made; None: where the method makes it.
 WITHOUT_MERGING = {"svd_prune": None, "fastervlm": None, "divprune": None, "random": 0, "stride": 0,
                    "qvid": None}  # fmt: skip
+#: The other rows of SVD-Prune's Table 1, as published: merged tokens have no place of their own.
+AS_PUBLISHED = ("tome", "fastv", "trim", "pyramiddrop", "sparsevlm", "visionzip")
 
 
 def cells(keeps: Sequence[int] = KEEPS) -> list[Cell]:
     """Methods that see the picture alone, chance and even spacing at the same door, and QViD: each
-    with tokens renumbered (as published for the first three) and at their own positions."""
+    with tokens renumbered (as published for the first three) and at their own positions. Then the
+    other methods of SVD-Prune's Table 1."""
     found = [Cell()]
     for positions in (PUBLISHED, KEPT):
         for name, layer in WITHOUT_MERGING.items():
             found += grid([name], keeps, [layer], positions=positions)
-    return found + grid(["visionzip"], keeps)  # its merged tokens have no place of their own
+    return found + grid(AS_PUBLISHED, keeps)
 
 
 def tau_cells(keeps: Sequence[int] = TAU_KEEPS, taus: Sequence[float] = TAUS) -> list[Cell]:
@@ -75,7 +80,11 @@ def tau_of(records: pd.DataFrame) -> pd.DataFrame:
 
 @torch.inference_mode()
 def ranks(
-    model, processor, suites: Sequence[Suite], taus: Sequence[float] = TAUS, limit: int | None = None,
+    model: nn.Module,
+    processor: Any,
+    suites: Sequence[Suite],
+    taus: Sequence[float] = TAUS,
+    limit: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How many directions of its patches F (N_v, D) hold a share τ of Σσ², for each picture.

@@ -41,7 +41,7 @@ from .benchmarks.report import (
     verdicts,
 )
 from .benchmarks.stored import store, stored
-from .families import Unavailable, family_of
+from .families import family_of
 from .grid import layers_once
 from .identity import code_version, data_hash, digest, key_of, libraries, model_parts, plain
 from .methods import METHODS, Method, method

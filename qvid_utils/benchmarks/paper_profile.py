@@ -20,7 +20,10 @@ from .base import Suite
 from .observation import PROFILE_MODELS
 from .published import benchmark, published, source
 
-__all__ = ["CHECKPOINT", "FILES", "SUITES", "described", "here", "name_of", "paper_setting", "place"]
+__all__ = [
+    "CHECKPOINT", "FILES", "SUITES", "described", "here", "name_of", "named",
+    "paper_setting", "place",
+]  # fmt: skip
 
 CHECKPOINT = PROFILE_MODELS["paper"]
 SUITES = ("gqa", "scienceqa_img", "textvqa_ocr", "pope", "mme", "mmbench_en_dev")
@@ -73,8 +76,12 @@ def here(name: str) -> bool:
 
 
 def name_of(model: nn.Module) -> str:
-    """The name of a loaded model in our tables: tiny/…, a hub id, else its folder's name."""
-    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    """The name of a loaded model in our tables, as `named` gives it."""
+    return named(str(getattr(model.config, "_name_or_path", "") or type(model).__name__))
+
+
+def named(name: str) -> str:
+    """What `load` was given as our tables name it: tiny/…, a hub id, else the folder's name."""
     path = Path(name)
     if not path.is_dir():
         return name

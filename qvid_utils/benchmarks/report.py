@@ -78,13 +78,17 @@ def _row(labels: dict, part: pd.DataFrame, table: str, seed: int) -> dict:
         raise ValueError(f"records of several runs, {several}: summarise one at a time")
     if labels["method"] == FULL:
         labels["keep"] = round(part["mean_tokens"].mean())
-    return labels | {
-        "table": table,
-        "mean_tokens": round(part["mean_tokens"].mean(), 6),
-        "n": len(part),
-        "seed": seed,
-        "source": "measured",
-    } | {name: found[0] for name, found in run.items()}
+    return (
+        labels
+        | {
+            "table": table,
+            "mean_tokens": round(part["mean_tokens"].mean(), 6),
+            "n": len(part),
+            "seed": seed,
+            "source": "measured",
+        }
+        | {name: found[0] for name, found in run.items()}
+    )
 
 
 def headlines(suites: Sequence[Suite], halves: bool = False) -> list[tuple[str, str, str]]:

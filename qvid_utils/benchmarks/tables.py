@@ -40,7 +40,7 @@ CELL = ["method", "keep", "retention_pct", "layer", "rank"]
 
 
 def method_name(printed: str, model: str) -> str:
-    """Our method for a name in a table: `pdrop` is `pyramiddrop`; the others are called the same."""
+    """Our method for a name in a table: `pdrop` is `pyramiddrop`; others are called the same."""
     return METHOD_OF.get((printed, model), METHOD_OF.get((printed, None), printed))
 
 
