@@ -21,7 +21,7 @@ from torch import nn
 from .benchmarks import Suite
 from .benchmarks.observation import prompts
 from .linalg import effective_rank, widen
-from .paths import DATA
+from .paths import DATA, RUNS
 from .pruning import observed
 from .runner import Cell, evaluate, grid, setting, store
 from .startup import start
@@ -131,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = perf_counter()
     model, processor, suites = setting("tiny")
     asked = [*cells(), *tau_cells()]
-    records = evaluate(model, processor, suites, asked, limit=chosen.limit, seed=chosen.seed)
+    kept = {"store": RUNS / "tiny" / "records", "progress": True}  # the same command goes on
+    more = {"limit": chosen.limit, "seed": chosen.seed, **kept}
+    records = evaluate(model, processor, suites, asked, **more)
     for path in store(records, suites, chosen.out, "tiny_llava"):
         print(path)
     print(f"{len(records)} answers, {perf_counter() - began:.0f} s")

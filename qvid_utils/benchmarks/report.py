@@ -119,6 +119,22 @@ def normalised(
     One row per cell, as `results.normalised` gives it. The error, to first order, knows that the
     unpruned model answers the same questions, and that suites share pictures.
     """
+    rows = []
+    for labels, part, value, pull in shares(records, suites, halves=halves):
+        row = _row(labels, part, table, seed)
+        rows.append(row | {"benchmark": AVERAGE, "metric": "normalised", "unit": "%",
+                           "value": value, "stderr": error_of(pull)})  # fmt: skip
+    return results.tidy(pd.DataFrame(rows))
+
+
+def shares(
+    records: pd.DataFrame, suites: Sequence[Suite], *, halves: bool = False
+) -> Iterator[tuple[dict, pd.DataFrame, float, pd.Series]]:
+    """(cell, its records, its Avg, what each picture adds to the error of this Avg), cell by cell.
+
+    The last is to first order, and knows the unpruned model's own error: the error of Avg, or of
+    the difference of two of them, is `error_of` it, or of their difference.
+    """
     columns = headlines(suites, halves)
     cells: dict[tuple, tuple[dict, list, dict[str, Metrics]]] = {}
     for labels, suite, part, found in _measured(records, suites):
@@ -128,22 +144,18 @@ def normalised(
     full = next((mine for labels, _, mine in cells.values() if labels["method"] == FULL), None)
     if full is None:
         raise ValueError(f"no records of method '{FULL}': nothing to take a share of")
-    rows = []
     for labels, parts, mine in cells.values():
-        shares, pull = [], pd.Series(dtype=float)
+        found, pull = [], pd.Series(dtype=float)
         for name, metric, benchmark in columns:
             if metric not in mine[name]:
                 raise ValueError(f"no question of {benchmark} was asked: ask more of {name}")
             (value, own), (whole, its) = mine[name][metric], full[name][metric]
             if whole <= 0:
                 raise ValueError(f"the full model scores 0 on {benchmark}: nothing to normalise by")
-            shares.append(100 * value / whole)
+            found.append(100 * value / whole)
             change = 100 / whole * (own - value / whole * its) / len(columns)
             pull = pull.add(change, fill_value=0.0)
-        row = _row(labels, pd.concat(parts), table, seed)
-        rows.append(row | {"benchmark": AVERAGE, "metric": "normalised", "unit": "%",
-                           "value": float(np.mean(shares)), "stderr": error_of(pull)})  # fmt: skip
-    return results.tidy(pd.DataFrame(rows))
+        yield labels, pd.concat(parts), float(np.mean(found)), pull
 
 
 @counted()

@@ -4,13 +4,18 @@ A table's rows are those of data/paper; here stands what turns their names into 
 numbers our copy of a paper lost, and the tables that hold costs and no answers.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import pandas as pd
 
 from .. import results
-from ..results import AVERAGE, PAPER_MODELS, PARTS
+from ..methods import method as find_method
+from ..results import AVERAGE, FULL, PAPER_MODELS, PARTS
+from ..schedules import Infeasible
 from .published import BENCHMARKS
 
-__all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "cells_of", "method_name"]
+__all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "as_printed", "cells_of", "method_name"]
 
 #: Tables of answers, in the papers' order; all their cells are runs of `runner`.
 ANSWERS = ("1", "2a", "2b", "3a", "3b", "4", "5", "6", "7", "10", "11", "12", "13", "14", "15",
@@ -28,6 +33,8 @@ SUITE_OF = {
 }  # fmt: skip
 #: (name in a table, its model or None for any) -> our method.
 METHOD_OF = {("pdrop", None): "pyramiddrop", ("v2drop", "Qwen2-VL-7B"): "v2drop_qwen2_vl"}
+#: Where one choice has two names, a stored run may hold it under either.
+SAME_CHOICE = {"hired": "fastervlm"}  # LLaVA-1.5: both take the best by one row of class attention
 #: SVD-Prune's Table 1 as it was printed: method -> tokens kept; our copy lost most of its numbers.
 SVD_TABLE_1 = {
     "full": (576,), "tome": (192, 128, 64, 32), "fastv": (192, 128, 64, 32), "trim": (64,),
@@ -76,3 +83,41 @@ def cells_of(table: str) -> pd.DataFrame:
     ).drop_duplicates(ignore_index=True)
     frame["questions"] = [BENCHMARKS[name].size for name in frame["benchmark"]]
     return frame[["table", "model", "checkpoint", *CELL, "benchmark", "questions"]]
+
+
+def as_printed(
+    records: pd.DataFrame, methods: Iterable[str], keeps: Iterable[int], config: Any
+) -> pd.DataFrame:
+    """The records that fill a table: the full model, and each method as its source has it, with
+    its own layer and rank, under the name that the table prints.
+
+    methods: the table's names; config: of the model that answered. A cell that was not measured, or
+    whose schedule has no such budget, is left out.
+    """
+    frames = [records[records["method"] == FULL]]
+    there = set(records["method"]) - {FULL}
+    for printed in dict.fromkeys(methods):
+        name = method_name(printed, "")
+        name = name if name in there else SAME_CHOICE.get(name, name)
+        for keep in keeps if name in there else ():
+            mine = records[(records["method"] == name) & (records["keep"] == keep)]
+            rank = find_method(name).params.get("rank")
+            mine = mine[(mine["variant"] == "") & _equal(mine["rank"], rank)]
+            mine = mine[_equal(mine["layer"], _layer(name, keep, config))]
+            frames.append(mine.assign(method=printed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _equal(column: pd.Series, value: float | None) -> pd.Series:
+    return column.isna() if value is None else column.eq(value).fillna(False).astype(bool)
+
+
+def _layer(name: str, keep: int, config: Any) -> int | None:
+    """Where the method cuts once; None where it cuts more than once, or cannot."""
+    depth = config.get_text_config().num_hidden_layers
+    try:
+        cuts = find_method(name).schedule(keep, config.image_seq_length, depth)
+    except Infeasible:
+        return None
+    layers = {cut.layer for cut in cuts}
+    return layers.pop() if len(layers) == 1 else None
