@@ -33,6 +33,7 @@ NO_RESULT = (
     "__init__.py", "benchmarks/failures.py", "benchmarks/report.py", "benchmarks/stored.py",
     "benchmarks/tables.py", "command.py", "distributed.py", "dry_run.py", "figures.py",
     "figures_benchmarks.py", "flops.py", "identity.py", "image_alone.py", "lmms.py",
+    "lmms_local.py",
     "measure.py", "records.py", "regenerate.py", "results.py", "ten_minutes.py", "tiny",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")

@@ -24,7 +24,7 @@ LEVELS = {
     5: "benchmarks grid measure",
     6: "runner",
     6.5: "dry_run figures",
-    7: "lmms regenerate figures_benchmarks image_alone ten_minutes distributed",
+    7: "lmms lmms_local regenerate figures_benchmarks image_alone ten_minutes distributed",
     8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
