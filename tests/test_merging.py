@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import places, recording, relayed
-from twins import BOTH, DOTS, QWEN, STAR, TALK, ask, cases, twin
+from twins import BOTH, DOTS, ELSEWHERE, QWEN, STAR, TALK, ask, cases, twin
 
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
@@ -22,13 +22,11 @@ LAYERS = 8
 FULL = pytest.mark.full
 built = functools.cache(twin)
 
-# What changes the vision tower is held to a tower written out by hand (test_tower_site.py), and
-# what needs CLIP's text tower to CLIP itself (test_text_tower.py).
 NAMES = [
     name
     for name, m in METHODS.items()
     if (m.merges or m.positions != "original")
-    and not (m.encode or {"clip_text", "filled"} & {*m.rule.sees})
+    and name not in ELSEWHERE
 ]
 NEED_CLASS = {"cls_row", "last_cls_row"}
 # One of each kind of writing runs everywhere; the rest on LLaVA, and everywhere if asked.

@@ -17,6 +17,7 @@ from twins import (
     BOTH,
     CASES,
     DOTS,
+    ELSEWHERE,
     FILM,
     FILMS,
     MIXED,
@@ -42,9 +43,6 @@ KERNELS = ("sdpa", "eager")
 KEEP = 7
 EXACT = 1e-5  # logits of about 1 in float32; in float64 the oracle holds to 1e-13, see below
 LAYERS = 8
-# They merge tokens, or need a text tower that the twins lack: their oracles are in test_tower_site,
-# test_text_tower and test_pooling.
-ELSEWHERE = {"tome", "downsampling", "pooling", "trim", "cdpruner"}
 FULL = pytest.mark.full
 
 built = functools.cache(twin)
@@ -53,7 +51,7 @@ families = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 # Where tokens are merged or put in another order, dropping is more than hiding; the methods that
 # see a class token are carried by towers that have one. More of both in test_encoder_methods.py.
-HIDING = [name for name, entry in METHODS.items() if not entry.merges]
+HIDING = [name for name, m in METHODS.items() if not m.merges and name not in ELSEWHERE]
 NEED_CLASS = [name for name, entry in METHODS.items() if "cls_row" in entry.rule.sees]
 # One method for each way of reading the stream; the rest runs on LLaVA, and everywhere if asked.
 EVERYWHERE = ("qvid", "fastv", "v2drop", "last_attention")
@@ -75,9 +73,9 @@ def cells(names):
 
 
 # What merges at the door has its own tests: its extra tokens are there even where all are kept.
-every = cells([n for n in HIDING if n not in ELSEWHERE] + ["sparsevlm", "sparsevlm_in_place"])
+every = cells([*HIDING, "sparsevlm", "sparsevlm_in_place"])
 # What merges is no longer a choice among tokens: test_merging.py has its oracle.
-hiding = cells([n for n in HIDING if n not in ELSEWHERE])
+hiding = cells(HIDING)
 each_case = pytest.mark.parametrize(
     ("family", "kernel", "case"),
     [
