@@ -25,8 +25,7 @@ built = functools.cache(twin)
 NAMES = [
     name
     for name, m in METHODS.items()
-    if (m.merges or m.positions != "original")
-    and name not in ELSEWHERE
+    if (m.merges or m.positions != "original") and name not in ELSEWHERE
 ]
 NEED_CLASS = {"cls_row", "last_cls_row"}
 # One of each kind of writing runs everywhere; the rest on LLaVA, and everywhere if asked.
