@@ -108,7 +108,7 @@ def test_the_oracle_sees_what_is_merged_and_where():
 
 
 @pytest.mark.parametrize("family", QWEN)
-@pytest.mark.parametrize("name", [name for name in NAMES if not carried(name, "qwen2_vl")])
+@pytest.mark.parametrize("name", [n for n in NAMES if METHODS[n].positions == "contiguous"])
 def test_what_a_family_cannot_renumber_says_so(family, name):
     model = built(family)
     with (
