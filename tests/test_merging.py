@@ -28,7 +28,7 @@ NAMES = [
     if (m.merges or m.positions != "original") and name not in ELSEWHERE
 ]
 NEED_CLASS = {"cls_row", "last_cls_row"}
-# One of each kind of writing runs everywhere; the rest on LLaVA, and everywhere if asked.
+# One of each kind of writing runs everywhere; the rest on LLaVA with one kernel, and everywhere if asked.
 EVERYWHERE = ("sparsevlm", "sparsevlm_in_place", "visionzip", "visionzip_received", "divprune")
 
 
@@ -48,10 +48,14 @@ def small(name, family):
     return replace(chosen, schedule=stages) if isinstance(chosen.schedule, Staged) else chosen
 
 
+def usual(family, name, kernel, case):
+    return name in EVERYWHERE or (family, kernel) == ("llava", "sdpa")
+
+
 cells = pytest.mark.parametrize(
     ("family", "name", "kernel", "case"),
     [
-        pytest.param(*cell, marks=[] if family == "llava" or cell[1] in EVERYWHERE else FULL)
+        pytest.param(*cell, marks=[] if usual(*cell) else FULL)
         for family in sorted(FAMILIES)
         for cell in itertools.product([family], NAMES, KERNELS, cases(family))
         if carried(cell[1], family)

@@ -53,17 +53,22 @@ families = pytest.mark.parametrize("family", sorted(FAMILIES))
 # see a class token are carried by towers that have one. More of both in test_encoder_methods.py.
 HIDING = [name for name, m in METHODS.items() if not m.merges and name not in ELSEWHERE]
 NEED_CLASS = [name for name, entry in METHODS.items() if "cls_row" in entry.rule.sees]
-# One method for each way of reading the stream; the rest runs on LLaVA, and everywhere if asked.
+# One method for each way of reading the stream; the rest runs on LLaVA with one kernel, and
+# everywhere if asked.
 EVERYWHERE = ("qvid", "fastv", "v2drop", "last_attention")
 # Renumbered positions, which a family with several axes does not carry, under an order of its own.
 ONE_AXIS = tuple(name for name, m in METHODS.items() if getattr(m.select, "reorders", False))
+
+
+def usual(family, name, kernel, case):
+    return name in EVERYWHERE or (family, kernel) == ("llava", "sdpa")
 
 
 def cells(names):
     return pytest.mark.parametrize(
         ("family", "name", "kernel", "case"),
         [
-            pytest.param(*cell, marks=[] if cell[0] == "llava" or cell[1] in EVERYWHERE else FULL)
+            pytest.param(*cell, marks=[] if usual(*cell) else FULL)
             for family in sorted(FAMILIES)
             for cell in itertools.product([family], names, KERNELS, cases(family))
             if family not in QWEN or cell[1] not in ONE_AXIS
