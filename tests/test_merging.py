@@ -28,7 +28,8 @@ NAMES = [
     if (m.merges or m.positions != "original") and name not in ELSEWHERE
 ]
 NEED_CLASS = {"cls_row", "last_cls_row"}
-# One of each kind of writing runs everywhere; the rest on LLaVA with one kernel, and everywhere if asked.
+# One of each kind of writing runs everywhere; the rest on LLaVA with one kernel, and everywhere if
+# asked.
 EVERYWHERE = ("sparsevlm", "sparsevlm_in_place", "visionzip", "visionzip_received", "divprune")
 
 
