@@ -41,15 +41,17 @@ from .benchmarks.report import (
     summary,
     verdicts,
 )
+from .budgets import modes, share_out
+from .comparison import COMPARED, entries, keep_after, using
 from .families import Unavailable, family_of
 from .grid import layers_once
 from .methods import METHODS, Method, method
 from .models import load
 from .paths import DATA, PROFILES
-from .pruning import pictures_once, pruned
+from .pruning import observed, pictures_once, pruned
 from .results import write
 from .rules import RULES
-from .schedules import Infeasible
+from .schedules import Cut, Infeasible
 from .startup import start
 
 __all__ = [
@@ -62,6 +64,11 @@ __all__ = [
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
 NEW_TOKENS = 2
 KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
+# Methods at the door that renumber positions, and whose tokens have places of their own.
+REPOSITIONED = ("svd_prune", "fastervlm", "vispruner", "divprune", "scope", "holov", "cdpruner")
+# How many tokens a cut at the door leaves to QViD, and whose cut it is.
+FIRST_CUTS = {72: ("divprune", "fastervlm", "svd_prune", "cdpruner", "stride"),
+              36: ("divprune", "fastervlm")}  # fmt: skip
 STORED = ("suite", "sample", "asked", *CELL, "prediction", "mean_tokens")
 
 
@@ -70,13 +77,19 @@ class Cell:
     """One setting to evaluate: a method at a budget and a layer, or the full model (`method=None`).
 
     params: overrides of the method (`rank=8`, `query="content"`, …). A name, word or value that
-    the method does not know is an error here, and not in the middle of a run.
+    the method does not know is an error here, and not in the middle of a run. lists: use of a
+    staged method's published lists (`Staged.using`); before: a cut that comes first, as `pruned`
+    takes it, e.g. ("divprune", 72, {"positions": "original"}); shared: `keep` is the mean over the
+    questions of a suite, each gets its part by its interaction spectrum (`budgets`).
     """
 
     method: str | Method | None = None
     keep: int | None = None
     layer: int | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    lists: str = ""
+    before: tuple = ()
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if (self.method is None) != (self.keep is None):
@@ -87,16 +100,28 @@ class Cell:
         if self.method is None and (self.params or self.layer is not None):
             raise ValueError("cell without a method: the full model has no layer and no parameters")
         if self.method is not None:
-            method(self.method, **self.params)
+            self.chosen  # noqa: B018, finds what is wrong
+            for name, _, *more in [self.before] if self.before else []:
+                options = {k: v for k, v in (more[0] if more else {}).items() if k != "layer"}
+                method(name, **options)
+
+    @property
+    def chosen(self) -> Method:
+        """The method with its overrides."""
+        found = method(self.method, **self.params)
+        return using(found, self.lists) if self.lists else found
 
     @property
     def labels(self) -> dict[str, Any]:
         """What names the cell in a table; variant: its parameters but the rank, in words."""
         if self.method is None:
             return dict.fromkeys(CELL) | {"method": "full", "variant": ""}
-        chosen = method(self.method, **self.params)
+        chosen = self.chosen
         named = [(name, value) for name, value in self.params.items() if name != "rank"]
         words = [name if value is True else f"{name}={value}" for name, value in named]
+        words += [f"lists={self.lists}"] if self.lists else []
+        words += [f"after {self.before[0]} {self.before[1]}"] if self.before else []
+        words += ["budget shared by spectrum"] if self.shared else []
         return {
             "method": chosen.name,
             "variant": ", ".join(words),
@@ -123,11 +148,50 @@ def every_method() -> list[str]:
     return [*METHODS, *(name for name in RULES if name not in used)]
 
 
-def scoring_cells(keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Notebook 02: all methods, QViD's ranks (counts and a share of the energy) and its spans."""
-    ranks = [cell for rank in (1, 2, 4, 8, 0.9) for cell in grid(["qvid"], keeps, rank=rank)]
+def comparison_cells(
+    config: Any, budgets: Iterable[int], methods: Sequence[str] = COMPARED
+) -> list[Cell]:
+    """Methods at equal label and at equal mean; a cell that serves both stands once."""
+    found = entries(config, budgets, methods)
+    asked = dict.fromkeys((e.method, e.keep, e.lists) for e in found if e.keep is not None)
+    return [Cell(name, keep, lists=lists) for name, keep, lists in asked]
+
+
+def option_cells(keeps: Sequence[int]) -> list[Cell]:
+    """QViD's ranks and spans, and the column norm's other name."""
+    ranks = [cell for rank in (1, 2, 4, 8) for cell in grid(["qvid"], keeps, rank=rank)]
     spans = [cell for span in ("content", "prompt") for cell in grid(["qvid"], keeps, query=span)]
-    return [Cell(), *grid(every_method(), keeps), *ranks, *spans]
+    return [*grid(["sigma_weighted"], keeps), *ranks, *spans]
+
+
+def position_cells(keeps: Sequence[int]) -> list[Cell]:
+    """At the door: methods that renumber with original positions, and chance under both."""
+    free = [Cell(name, keep, 0) for name in ("random", "stride") for keep in keeps]
+    floors = grid(["random", "stride"], keeps, [0], positions="contiguous")
+    return [*grid(REPOSITIONED, keeps, positions="original"), *free, *floors]
+
+
+def our_cells(config: Any, budgets: Sequence[int]) -> list[Cell]:
+    """QViD behind a cut at the door, at equal means, and with a budget for each question."""
+    n_layers = config.get_text_config().num_hidden_layers
+    (cut,) = METHODS["qvid"].schedule(1, 1, n_layers)
+    cells = []
+    for first, name in [(n, name) for n in FIRST_CUTS for name in FIRST_CUTS[n]]:
+        options = {"layer": 0} if name == "stride" else {"positions": "original"}
+        for budget in (b for b in budgets if b < first):
+            keep = keep_after([Cut(0, first)], budget, config, cut.layer)
+            cells.append(Cell("qvid", keep, before=(name, first, options)))
+    keeps = dict.fromkeys(e.keep for e in entries(config, budgets, ["qvid"]) if e.keep is not None)
+    return [*cells, *(Cell("qvid", keep, shared=True) for keep in keeps)]
+
+
+def scoring_cells(config: Any, keeps: Sequence[int] = KEEPS) -> list[Cell]:
+    """Notebook 02: all methods at equal label and mean, options, positions, ours, adaptations."""
+    adapted = [name for name in METHODS if name.endswith("_received")]
+    return [
+        Cell(), *comparison_cells(config, keeps), *option_cells(keeps), *position_cells(keeps),
+        *our_cells(config, keeps), *grid(adapted, [min(keeps)]),
+    ]  # fmt: skip
 
 
 def layer_cells(layers: Iterable[int], keeps: Sequence[int] = KEEPS) -> list[Cell]:
@@ -180,13 +244,17 @@ def evaluate(
     # No bar where nobody watches: it would end up in a notebook's stored output.
     with tqdm(total=total, desc="answers", mininterval=1, disable=None) as bar:
         for one in suites:
+            shares = _shares(model, processor, one, cells, batch_size)
             for batch in _batches(one.samples, batch_size):
                 inputs = prompts(processor, batch, model.device)
                 with pictures_once(model), layers_once(model):
                     for i in list(turns):
                         try:
                             with _Named(one, cells[i], batch):
-                                rows[i] += _answer(model, processor, one, batch, inputs, cells[i])
+                                keep = [shares[i][name] for name in batch["id"]] if i in shares else None
+                                rows[i] += _answer(
+                                    model, processor, one, batch, inputs, cells[i], keep
+                                )
                         except Infeasible as floor:
                             turns.remove(i)
                             rows[i] = []
@@ -217,14 +285,34 @@ class _Named:
             failure.add_note(self.where)
 
 
-def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell) -> list[dict]:
+def _shares(model, processor, suite: Suite, cells, batch_size) -> dict[int, dict[str, int]]:
+    """For each cell with a shared budget: what each question of the suite may keep."""
+    wanted = [i for i, cell in enumerate(cells) if cell.shared]
+    sizes: dict[int, dict[str, float]] = {}
+    depth, shares = model.config.get_text_config().num_hidden_layers, {}
+    for i in wanted:
+        (cut,) = cells[i].chosen.schedule(1, 1, depth, cells[i].layer)
+        if cut.layer not in sizes:
+            sizes[cut.layer] = {}
+            for batch in _batches(suite.samples, batch_size):
+                with observed(model, "interaction", layer=cut.layer) as found:
+                    model(**prompts(processor, batch, model.device))
+                counts = [modes(one["interaction"]) for one in found]
+                sizes[cut.layer] |= dict(zip(batch["id"], counts, strict=True))
+        names, most = list(sizes[cut.layer]), model.config.image_seq_length
+        parts = share_out(list(sizes[cut.layer].values()), cells[i].keep, most)
+        shares[i] = dict(zip(names, parts, strict=True))
+    return shares
+
+
+def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell, keep=None) -> list[dict]:
     options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
     labels = cell.labels
     if cell.method is None:
         ids = model.generate(**inputs, **options)
         tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
     else:
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+        with _cut(model, cell, keep) as trace:
             ids = model.generate(**inputs, **options)
         tokens, cuts = trace.mean_tokens, {cut.layer for cut in trace.cuts}
         labels["layer"] = cuts.pop() if len(cuts) == 1 else None
@@ -248,6 +336,14 @@ def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell) -> list[d
     ]
 
 
+def _cut(model: nn.Module, cell: Cell, keep: list[int] | None = None):
+    """The block in which the model prunes as the cell says; keep: instead of the cell's own."""
+    last = cell.chosen, keep or cell.keep
+    if not cell.before:
+        return pruned(model, *last, layer=cell.layer)
+    return pruned(model, [cell.before, (*last, {"layer": cell.layer} if cell.layer else {})])
+
+
 @torch.inference_mode()
 def score_maps(
     model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]
@@ -261,7 +357,7 @@ def score_maps(
     inputs = prompts(processor, samples, model.device)
     for cell in cells:
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+        with _cut(model, cell) as trace:
             ids = model.generate(**inputs, **options)
         said = _said(processor, inputs, ids)
         for i, row in enumerate(samples.itertuples()):
@@ -328,19 +424,23 @@ def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
     return frame.drop(columns="asked").assign(score=[float(right(*pair)) for pair in pairs])
 
 
-def stored_cells(depth: int) -> list[Cell]:
+def stored_cells(config: Any) -> list[Cell]:
     """What `main` evaluates: notebook 02 whole; notebook 03 without column norm, to save time."""
+    depth = config.get_text_config().num_hidden_layers
     (default,) = METHODS["qvid"].schedule(1, 1, depth)  # its layer is among the scoring cells
     others = [layer for layer in range(depth) if layer != default.layer]
-    return scoring_cells() + grid(["qvid", "random"], KEEPS, others)
+    scoring = scoring_cells(config)
+    known = {tuple(cell.labels.values()) for cell in scoring}
+    layers = grid(["qvid", "random"], KEEPS, others)
+    return [*scoring, *(c for c in layers if tuple(c.labels.values()) not in known)]
 
 
 def _one_suite(profile: str, place: int, limit: int | None, seed: int) -> pd.DataFrame:
     """The stored cells on one suite, in a process of its own with one thread."""
     start(seed, threads=1)
     model, processor, suites = setting(profile)
-    depth = model.config.get_text_config().num_hidden_layers
-    return evaluate(model, processor, [suites[place]], stored_cells(depth), limit=limit, seed=seed)
+    cells = stored_cells(model.config)
+    return evaluate(model, processor, [suites[place]], cells, limit=limit, seed=seed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

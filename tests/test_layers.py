@@ -17,6 +17,7 @@ LEVELS = {
     1.3: "rules_encoder selection_encoder selection_in_llm merging pooling",
     1.6: "methods_encoder",
     2: "methods evidence tower text_tower tower_site",
+    2.5: "comparison catalogue",
     3: "pruning",
     4: "models tiny",
     5: "benchmarks grid measure",
