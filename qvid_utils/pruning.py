@@ -12,21 +12,20 @@ the rotary pair that fit. `input_ids` stay as they are, and with them every posi
 the library derives from them. Between calls one thing is remembered, for each cache: its `Ledger`.
 """
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from .evidence import CLIP, NEEDS_CLASS, NEEDS_QUERY, NEEDS_SEQUENCE, NEEDS_TOWER, Evidence, Scene
-from .families import Unavailable, family_of, processor_of, query_tokens
+from .evidence import NEEDS_QUERY, NEEDS_SEQUENCE, Evidence, Scene
+from .families import Unavailable, family_of, query_tokens
 from .families.calls import (
     check_axes,
     check_continuation,
@@ -37,27 +36,16 @@ from .families.calls import (
     in_chunks,
     pictures_once,
     real_tokens,
-    sizes_seen,
 )
-from .families.layout import frames_of
-from .methods import METHODS, Method
+from .methods import Method
 from .methods import method as find_method
-from .rules import Rule
+from .pictures import Pictures
 from .schedules import Cut
 from .selection import Kept
-from .text_tower import clip_pair
-from .tower import Encodings, tower_seen
-from .tower_site import TowerSite
+from .stages import DEFAULT_KEEP, Stage, Step, check_numbers, stages_of, steps_of
 from .vocabulary import WORDS
 
 __all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
-
-
-class _Default(int):
-    """An int that can be told from the same number given by the caller."""
-
-
-DEFAULT_KEEP = _Default(64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,89 +122,9 @@ def pruned(
     ValueError, TypeError or Unavailable, with what is allowed, where something cannot be done.
     """
     options = {"layer": layer, "query": query, "positions": positions, "reading": reading, **params}
-    options = {name: value for name, value in options.items() if value is not None}
-    if isinstance(method, str | Method | Rule):
-        wanted = [(method, keep, options)]
-    else:
-        wanted = _composed(method, keep, options)
-    stages = [_stage(model, name, count, **more) for name, count, more in wanted]
-    late = next((stage.method.name for stage in stages[1:] if stage.site is not None), None)
-    if late is not None:
-        raise ValueError(f"method {late!r} works inside the vision tower: put it before the others")
-    if len(stages) > 1 and any(stage.method.reading == "two_pass" for stage in stages):
-        raise ValueError("reading='two_pass' starts over after one method: compose with 'in_place'")
+    stages = stages_of(model, method, keep, options)
     with _Engine(model, stages, processor, clip).attached() as trace:
         yield trace
-
-
-def _composed(methods: Any, keep: int, options: dict[str, Any]) -> list[tuple]:
-    """[(method, keep, options)] as (method, keep, options) of each; TypeError with the form."""
-    form = "give a method's name, or a list such as [('divprune', 72), ('qvid', 16, {'rank': 8})]"
-    if not isinstance(methods, list | tuple) or not methods:
-        raise TypeError(f"method={methods!r}: {form}")
-    for entry in methods:
-        if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
-            raise TypeError(f"method=[... {entry!r} ...]: {form}")
-        if len(entry) == 3 and not isinstance(entry[2], dict):
-            raise TypeError(f"method=[... {entry!r} ...]: the third part is a dict of options")
-    if keep is not DEFAULT_KEEP or options:
-        given = ", ".join([*(["keep"] if keep is not DEFAULT_KEEP else []), *options])
-        raise TypeError(f"{given}: belongs to one of several methods; {form}")
-    return [(*entry, {}) if len(entry) == 2 else tuple(entry) for entry in methods]
-
-
-@dataclass(frozen=True, eq=False)
-class _Stage:
-    """One method of a block: what its rule and selection read, its cuts, its choice."""
-
-    method: Method
-    sees: set[str]
-    plan: Callable[[int, int], tuple[Cut, ...]]  # of keep and the number of visual tokens
-    choose: Callable[[Evidence, int], tuple[Tensor, Kept]]
-    keeps: tuple[int, ...] = (1,)  # for all rows, or for each
-    site: TowerSite | None = None  # for a method inside the vision tower
-
-    def keep_of(self, row: int, rows: int) -> int:
-        if rows % len(self.keeps):
-            raise ValueError(
-                f"keep={list(self.keeps)}: {len(self.keeps)} numbers for a batch of {rows} rows, "
-                "give one for all or one for each prompt"
-            )
-        return self.keeps[row * len(self.keeps) // rows]  # beams repeat each prompt
-
-
-def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **more: Any) -> _Stage:
-    chosen = find_method(name, **more)
-    keeps = tuple(keep) if isinstance(keep, list | tuple) and keep else (keep,)
-    n_layers = [_check_numbers(model, count, layer) for count in keeps][0]
-    rule, words = chosen.rule, tuple(inspect.signature(chosen.select).parameters)[2:]
-
-    def choose(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
-        scores = rule(*(getattr(evidence, word) for word in rule.sees), **chosen.params)
-        if scores.shape != evidence.visual.shape:
-            raise ValueError(
-                f"rule {rule.name!r} gave scores of shape {tuple(scores.shape)} for "
-                f"{len(evidence.visual)} visual tokens: return one number per token"
-            )
-        return scores, chosen.select(scores, count, **{w: getattr(evidence, w) for w in words})
-
-    def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
-        return chosen.schedule(keep, n_visual, n_layers, layer)
-
-    site = None
-    if chosen.encode is not None:
-        if layer:
-            raise ValueError(
-                f"layer={layer}: method {chosen.name!r} works inside the vision tower, its tokens "
-                "enter the language model at layer 0; leave layer out"
-            )
-        if len(keeps) > 1:
-            raise ValueError(
-                f"keep={list(keeps)}: method {chosen.name!r} works inside the vision tower, with "
-                "one number for all prompts of a batch"
-            )
-        site = TowerSite(model, family_of(model), chosen.encode, keep)
-    return _Stage(chosen, {*rule.sees, *words}, plan, choose, keeps, site)
 
 
 @contextmanager
@@ -230,7 +138,7 @@ def observed(
 ) -> Iterator[list[dict[str, Any]]]:
     """Collect evidence where a layer begins and change nothing: one dict for each prompt with
     pictures, e.g. `observed(model, "interaction", layer=3)`, with the words as keys."""
-    _check_numbers(model, 1, layer)
+    check_numbers(model, 1, layer)
     unknown = sorted(set(words) - set(WORDS))
     if unknown:
         raise ValueError(f"no evidence is called {', '.join(unknown)}; known: {', '.join(WORDS)}")
@@ -245,21 +153,8 @@ def observed(
     def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
         return (Cut(layer, n_visual),)
 
-    with _Engine(model, [_Stage(neutral, set(words), plan, choose)], processor).attached():
+    with _Engine(model, [Stage(neutral, set(words), plan, choose)], processor).attached():
         yield found
-
-
-def _check_numbers(model: nn.Module, keep: int, layer: int | None) -> int:
-    n_layers = len(family_of(model).part(model, "layers"))
-    for name, value in (("keep", keep), ("layer", layer)):
-        free = name == "layer" and value is None  # None is the method's own depth
-        if not free and (isinstance(value, bool) or not hasattr(value, "__index__")):
-            raise TypeError(f"{name}={value!r}: give a whole number")
-    if keep < 1:
-        raise ValueError(f"keep={keep}: keep at least 1 visual token of each prompt")
-    if layer is not None and not 0 <= layer < n_layers:
-        raise ValueError(f"layer={layer}: the model has layers 0 to {n_layers - 1}")
-    return n_layers
 
 
 @dataclass(eq=False)
@@ -281,14 +176,6 @@ class Ledger:
     mark: Tensor | None = None
 
 
-class _Step(NamedTuple):
-    """One cut of one row: `stage` numbers the methods of the block."""
-
-    layer: int
-    stage: int
-    keep: int
-
-
 @dataclass(eq=False)
 class _Call:
     """One forward call; tensors are (B, S), the tokens at the door of the layer about to run."""
@@ -300,27 +187,10 @@ class _Call:
     mask: Any = None
     rotary: tuple[Tensor, Tensor] | None = None
     scene: Scene | None = None  # only where the call has pictures, like the rest
-    plan: list[list[_Step]] = field(default_factory=list)  # per row, in the order of the cuts
+    plan: list[list[Step]] = field(default_factory=list)  # per row, in the order of the cuts
     words: list[Tensor | None] = field(default_factory=list)  # per stage: (B, S) its query tokens
     look: int | None = None  # two_pass: where to score before starting over ...
     verdict: Tensor | None = None  # ... and who survived
-
-
-def _among(steps: list[_Step], stage: _Stage, keep: int, n_visual: int) -> tuple[Cut, ...]:
-    """The cuts of a method that finds what earlier ones have left at its first layer."""
-    problem = None
-    for m in range(len(steps), -1, -1):  # as many of the others' cuts come before it
-        try:
-            cuts = stage.plan(keep, steps[m - 1].keep if m else n_visual)
-        except ValueError as cause:
-            problem = problem or cause
-            continue
-        door = cuts[0].layer
-        if (not m or steps[m - 1].layer <= door) and (m == len(steps) or door < steps[m].layer):
-            return cuts
-    if not steps:
-        raise problem
-    raise type(problem)(f"method {stage.method.name!r} after the others: {problem}") from problem
 
 
 class _Scored(Exception):
@@ -337,7 +207,7 @@ class _Engine:
     def __init__(
         self,
         model: nn.Module,
-        stages: Sequence[_Stage],
+        stages: Sequence[Stage],
         processor: Any,
         clip: Any = None,
     ):
@@ -346,44 +216,20 @@ class _Engine:
         self.layers = self.family.part(model, "layers")
         self.config = self.text.config
         self.stages, self.processor = stages, processor
-        self.sees = set().union(*(stage.sees for stage in stages))
-        self.site = stages[0].site
-        self.clip = clip_pair(model, clip) if self.sees & CLIP else None
-        self.trace, self.calls, self.now, self.arguments = Trace(), 0, None, {}
-        self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see how they lie
-        self.encodings = Encodings()  # of the pictures, for rules that see the vision tower
+        self.pictures = Pictures(model, stages, processor, clip)
+        self.sees = self.pictures.sees
+        self.trace, self.calls, self.now = Trace(), 0, None
         self.ledger, self.ledgers = Ledger(), WeakKeyDictionary()  # cache -> Ledger
         kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"} or getattr(self.config, "sliding_window", None):
             # a window over shortened columns would mean another distance
             raise Unavailable("pruning needs full attention in all layers; this model has windows")
         renumbers = any(stage.method.positions == "contiguous" for stage in stages)
-        self._check_tower()
         if renumbers and not self.family.one_axis:
             raise Unavailable(
                 f"positions='contiguous': {self.family.name} counts positions along several axes, "
                 "which cannot be renumbered; use 'original'"
             )
-
-    def _check_tower(self) -> None:
-        if self.site is not None and self.sees & NEEDS_TOWER:
-            words = ", ".join(sorted(self.sees & NEEDS_TOWER))
-            raise Unavailable(
-                f"{self.site.encode} changes the vision tower, and {words} would show it as it was "
-                "not: compose it with methods that score inside the language model"
-            )
-        for stage in self.stages:
-            if stage.sees & NEEDS_TOWER and self.family.tower is None:
-                raise Unavailable(f"{self.family.name} does not say where its vision tower is")
-            words, name = sorted(stage.sees & NEEDS_CLASS), stage.method.name
-            if words and not self.family.tower.has_class_token(self.base):
-                adapted = [other for other in METHODS if other.endswith("_received")]
-                own = f"{name}_received"
-                raise Unavailable(
-                    f"method {name!r} sees {', '.join(words)}, and the vision tower of this "
-                    f"{self.family.name} has no class token; adapted to the attention that tokens "
-                    f"receive: {own if own in adapted else ', '.join(adapted)}"
-                )
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
@@ -400,18 +246,12 @@ class _Engine:
             for module, hook in wanted:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             left.callback(self.base.register_forward_hook(self.end).remove)
-            if self.site is not None:
-                left.enter_context(self.site.inside())
-            if self.sees & ({"grid", "frames"} | NEEDS_TOWER):
-                self.sizes = left.enter_context(sizes_seen(self.model))
-            if self.sees & NEEDS_TOWER:
-                self.encodings = left.enter_context(tower_seen(self.model, self.family))
+            left.enter_context(self.pictures.watched())
             yield self.trace
 
     def forget(self) -> None:
         _ACTIVE.discard(self.base)
-        self.now, self.arguments, self.ledgers = None, {}, WeakKeyDictionary()
-        self.encodings = Encodings()
+        self.now, self.ledgers = None, WeakKeyDictionary()
 
     def _entering(self, i: int) -> Callable:
         return lambda layer, args, kwargs: self.enter(i, args, kwargs)
@@ -450,8 +290,6 @@ class _Engine:
         mask = kwargs.get("attention_mask")
         real = real_tokens(mask, past + ids.shape[1], aligned=not self.ledger.lost)
         valid = None if real is None else real[:, -ids.shape[1] :]
-        if pictures and self.site is not None:
-            self.site.told(ids, kwargs.get("mm_encoder_outputs"))
         if pictures:
             self.now = self._prompt(_Call(set(self.ledger.seen), real, valid), ids, past, kwargs)
         else:
@@ -506,14 +344,15 @@ class _Engine:
         """Find the visual tokens and the question, and decide where to cut."""
         given = torch.ones_like(ids, dtype=torch.bool) if now.valid is None else now.valid
         scene = Scene(ids, given, self._visual(ids) & given)
-        now.scene, self.arguments = scene, kwargs
+        now.scene = scene
+        self.pictures.begin(scene, kwargs)
         two_pass = self.stages[0].method.reading == "two_pass"
         whole = sorted(self.sees & NEEDS_SEQUENCE) or ["two_pass"] * two_pass
         check_prompt(given, scene.visual, past, whole)
         if past and not self.family.one_axis:
             check_axes(kwargs.get("position_ids"))
         depth = len(self.layers)
-        rows = [self._steps(row, scene.counts) for row in range(len(ids))]
+        rows = [steps_of(self.stages, row, scene.counts, depth) for row in range(len(ids))]
         now.plan, means = zip(*rows, strict=True)
         doors = {step.layer for row in now.plan for step in row}
         if two_pass and doors != {0}:
@@ -547,25 +386,6 @@ class _Engine:
             (self.ledger.renumbered.add if anew else self.ledger.renumbered.discard)(door)
         self.calls += 1
         return now
-
-    def _steps(self, row: int, visual: Sequence[int]) -> tuple[list[_Step], float]:
-        """The cuts of a prompt, in their order, and the mean over layers of what they leave."""
-        steps: list[_Step] = []
-        n_visual, depth = visual[row], len(self.layers)
-        for k, stage in enumerate(self.stages if n_visual else ()):
-            keep = stage.keep_of(row, len(visual))
-            steps += [_Step(cut.layer, k, cut.keep) for cut in _among(steps, stage, keep, n_visual)]
-            steps.sort(key=lambda step: step.layer)  # stable: at one layer in the caller's order
-        counts = [n_visual] * depth
-        for step in steps:
-            if step.keep > counts[step.layer]:
-                raise ValueError(
-                    f"method {self.stages[step.stage].method.name!r} keeps {step.keep} visual "
-                    f"tokens at layer {step.layer}, where the others have left "
-                    f"{counts[step.layer]}: ask for less, or put it before them"
-                )
-            counts[step.layer :] = [step.keep] * (depth - step.layer)
-        return steps, sum(counts) / depth
 
     def score_first(self, text: nn.Module, args: tuple, kwargs: dict) -> None:
         """two_pass: run the first layers on everything for the sake of the scores alone."""
@@ -644,11 +464,8 @@ class _Engine:
                 continue
             started, places = perf_counter(), scene.places(row)
             numbers = scene.number[row, places]
-            about = {"rope": stage.method.rope, "grid_of": functools.partial(self._grid, row)}
-            about["frames_of"] = functools.partial(self._frames, row, numbers)
-            about["tower"] = functools.partial(self._tower, row, numbers)
-            about |= {"clip": self.clip, "text_of": functools.partial(self._text, row, words)}
-            about["last_norm"] = self.text.norm
+            about = {"rope": stage.method.rope, "last_norm": self.text.norm}
+            about |= self.pictures.about(row, numbers, words)
             evidence = scene.evidence(i, row, self.layers, words, **about)
             scores, kept = stage.choose(evidence, keep)
             depth, door = len(self.layers), i if now.look is None else 0
@@ -657,7 +474,7 @@ class _Engine:
             self.trace.mean_tokens[row] += more * (until - door) / depth
             survivors[row, places] = False
             survivors[row, places[kept.index]] = True
-            merged = self._projected(i, stage.method.name, kept)
+            merged = self.pictures.projected(i, stage.method.name, kept)
             if merged is not None:
                 if now.look is not None:
                     raise ValueError("reading='two_pass' cannot merge tokens; use 'in_place'")
@@ -680,61 +497,6 @@ class _Engine:
             if kept.stands is not None:
                 scene.relabel(row, places[kept.index], places[kept.stands])
         return survivors
-
-    def _projected(self, i: int, name: str, kept: Kept) -> Tensor | None:
-        """What takes the place of the kept tokens, as the stream has it; None: they stay."""
-        if kept.patches is None:
-            return kept.merged
-        if i:
-            raise ValueError(
-                f"layer={i}: method {name!r} merges before the projector, at the door "
-                "of the language model; use layer=0"
-            )
-        if not self.family.patchwise:
-            raise Unavailable(
-                f"method {name!r} merges before the projector, and {self.family.name} "
-                "pools or joins patches there; merge behind it (Kept.merged)"
-            )
-        projector = self.family.part(self.model, "projector")
-        like = next(projector.parameters())
-        return projector(kept.patches.to(like)).to(kept.index.device)
-
-    def _text(self, row: int, words: Tensor) -> str:
-        """The query of a row as text."""
-        processor = processor_of(self.model, self.processor)
-        ids = self.now.scene.ids[row, words[row]]
-        tokenizer = getattr(processor, "tokenizer", processor)
-        return tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-    def _grid(self, row: int) -> tuple[int, int, int]:
-        call, prompt = self._encoded(row)
-        return self.family.grid(self.model.config, self.now.scene.counts[row], call, prompt)
-
-    def _frames(self, row: int, numbers: Tensor) -> Tensor:
-        """The picture or frame of the tokens `numbers`, see the word."""
-        call, prompt = self._encoded(row)
-        blocks = self.family.blocks(self.model.config, call, prompt)
-        return frames_of(blocks).to(numbers.device)[numbers]
-
-    def _tower(self, row: int, numbers: Tensor, word: str) -> Tensor:
-        if word == "filled":
-            every = self.site.filled(row) if self.site else torch.ones(self.now.scene.counts[row])
-            return every.bool().to(numbers.device)[numbers]
-        self.encodings.check(self.arguments.get("mm_encoder_outputs"))
-        call, prompt = self._encoded(row)
-        found = self.encodings.word(word, self.model.config, call["input_ids"], prompt)
-        return found.to(numbers.device)[numbers]
-
-    def _encoded(self, row: int) -> tuple[dict[str, Any], int]:
-        """The arguments of the encoders with the prompts that were encoded together, and which of
-        these a row is: beams share one."""
-        counts, call, copies = self.now.scene.counts, self.arguments, 1
-        if call.get("mm_encoder_outputs"):  # generate has encoded each prompt once, for all beams
-            encoded = [f"get_{kind}_features" for kind in call["mm_encoder_outputs"]]
-            copies = sum(counts) // sum(self.sizes["encoded"][name] for name in encoded)
-        call = {**self.sizes, **{name: v for name, v in call.items() if v is not None}}
-        call["input_ids"] = call["input_ids"][::copies]
-        return call, row // copies
 
     def remask(self, i: int, hidden: Tensor, cache: Any) -> None:
         """The mask, and the rotary pair if renumbered, of layer i and the ones that follow."""

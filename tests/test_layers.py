@@ -13,16 +13,19 @@ PACKAGE = ROOT / "qvid_utils"
 
 LEVELS = {
     0: "paths vocabulary linalg clustering flops startup",
-    1: "rules selection schedules budgets shortening families results",
+    1: "rules selection schedules budgets shortening families results records identity",
     1.3: "rules_encoder selection_encoder selection_in_llm merging pooling",
     1.6: "methods_encoder",
-    2: "methods evidence tower text_tower tower_site",
+    2: "methods evidence tower text_tower tower_site work",
+    2.3: "stages",
     2.5: "comparison catalogue",
+    2.6: "pictures",
     3: "pruning",
     4: "models tiny",
     5: "benchmarks grid measure",
     6: "runner",
-    7: "lmms figures regenerate",
+    7: "lmms figures regenerate distributed",
+    8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

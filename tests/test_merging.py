@@ -19,9 +19,20 @@ KERNELS = ("sdpa", "eager")
 KEEP = 7
 EXACT = 1e-5
 LAYERS = 8
+FULL = pytest.mark.full
 built = functools.cache(twin)
 
-NAMES = [name for name, m in METHODS.items() if m.merges or m.positions != "original"]
+# What changes the vision tower is held to a tower written out by hand (test_tower_site.py), and
+# what needs CLIP's text tower to CLIP itself (test_text_tower.py).
+NAMES = [
+    name
+    for name, m in METHODS.items()
+    if (m.merges or m.positions != "original")
+    and not (m.encode or {"clip_text", "filled"} & {*m.rule.sees})
+]
+NEED_CLASS = {"cls_row", "last_cls_row"}
+# One of each kind of writing runs everywhere; the rest on LLaVA, and everywhere if asked.
+EVERYWHERE = ("sparsevlm", "sparsevlm_in_place", "visionzip", "visionzip_received", "divprune")
 
 
 def stages(keep, n_visual, n_layers, layer=None):
@@ -30,6 +41,8 @@ def stages(keep, n_visual, n_layers, layer=None):
 
 
 def carried(name, family):
+    if NEED_CLASS & {*METHODS[name].rule.sees} and family not in ("llava", "video_llava"):
+        return False
     return family not in QWEN or METHODS[name].positions != "contiguous"
 
 
@@ -41,7 +54,7 @@ def small(name, family):
 cells = pytest.mark.parametrize(
     ("family", "name", "kernel", "case"),
     [
-        cell
+        pytest.param(*cell, marks=[] if family == "llava" or cell[1] in EVERYWHERE else FULL)
         for family in sorted(FAMILIES)
         for cell in itertools.product([family], NAMES, KERNELS, cases(family))
         if carried(cell[1], family)

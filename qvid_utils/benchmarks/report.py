@@ -13,6 +13,7 @@ from .. import results
 from ..methods import method as find_method
 from ..results import AVERAGE, FULL
 from .base import SCORERS, Metrics, Scorer, Suite, error_of, metrics, pull_of, value_of
+from .failures import counted, scored
 
 __all__ = [
     "CELL", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
@@ -48,6 +49,7 @@ def _measured(records: pd.DataFrame, suites: Sequence[Suite]):
             yield labels, suite, mine, metrics(suite, mine)
 
 
+@counted(rows=True)
 def summary(
     records: pd.DataFrame, suites: Sequence[Suite], table: str = "tiny_llava", seed: int = 0
 ) -> pd.DataFrame:
@@ -96,6 +98,7 @@ def headlines(suites: Sequence[Suite], halves: bool = False) -> list[tuple[str, 
     return columns
 
 
+@counted(rows=True)
 def normalised(
     records: pd.DataFrame,
     suites: Sequence[Suite],
@@ -136,6 +139,7 @@ def normalised(
     return results.tidy(pd.DataFrame(rows))
 
 
+@counted()
 def beside(
     records: pd.DataFrame,
     suites: Sequence[Suite],
@@ -161,7 +165,7 @@ def beside(
     rows = pd.concat([rows, average.assign(benchmark=label)])
     sides = [
         results.beside_paper(_printed(each, wanted, halves, label), rows)
-        for each in (records, live)
+        for each in (records, live if live is None else scored(live))
         if each is not None
     ]
     if live is None:
@@ -192,6 +196,7 @@ def _printed(
 # ---------------------------------------------------------------- what may be concluded
 
 
+@counted()
 def says_something(records: pd.DataFrame, least: float = SAYS) -> pd.DataFrame:
     """Whether a suite can tell rules apart at a layer: does chance at 1/9 cost at least 15 points?
 
@@ -221,6 +226,7 @@ def says_something(records: pd.DataFrame, least: float = SAYS) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("layer", kind="stable", ignore_index=True)
 
 
+@counted()
 def averages(
     records: pd.DataFrame, suites: Sequence[Suite], speaking: Iterable[str]
 ) -> pd.DataFrame:
@@ -252,7 +258,8 @@ def averages_by_layer(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.Data
         mine = records[(records["layer"] == layer) | (records["method"] == FULL)]
         found = averages(mine, suites, loud)
         frames.append(found[found["method"] != FULL].assign(loud=len(loud)))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.fillna({"failed": 0}) if "failed" in frame else frame
 
 
 def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
@@ -262,6 +269,7 @@ def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
     and, where there is one, the live run.
     """
     head = ["budget_pct", "method", *(k for k in ("layer", "rank") if joined[k].notna().any())]
+    head += [k for k in ("failed",) if k in joined]
     lines: dict[tuple, dict] = {}
     for row in joined.to_dict("records"):
         key = tuple(None if pd.isna(row[k]) else row[k] for k in head)
@@ -296,6 +304,7 @@ def _default(records: pd.DataFrame) -> pd.Series:
     return (records["variant"] == "") & same
 
 
+@counted()
 def differences(
     records: pd.DataFrame, suites: Sequence[str], method: str = "qvid", seed: int = 0
 ) -> pd.DataFrame:
@@ -354,6 +363,7 @@ def verdicts(joined: pd.DataFrame, pairs: pd.DataFrame, method: str = "qvid") ->
     way = np.where(found["paper"] * found["points"] > 0, "same way", "other way")
     found["here"] = np.where(clear, way, "no difference")
     shown = ["method", "rank", "keep", "paper", "measured", "points", "low", "high", "here"]
+    shown += [name for name in ("failed",) if name in found]
     return found[shown]
 
 
@@ -367,6 +377,7 @@ def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     stored are left out.
     """
     keys = ["sample", *CELL]
+    live, stored = scored(live), scored(stored)
     both = live.merge(stored[[*keys, "prediction"]], on=keys, suffixes=("", "_stored"))
     both["same"] = 100.0 * (both["prediction"] == both["prediction_stored"])
     known = {_key(labels): part for labels, part in _cells(stored)}
