@@ -8,9 +8,8 @@ stores the answers and the long table of results that the notebooks set beside t
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -39,186 +38,38 @@ from .benchmarks.report import (
     summary,
     verdicts,
 )
-<<<<<<< HEAD
-from .budgets import modes, share_out
-from .comparison import COMPARED, entries, keep_after, using
-=======
 from .benchmarks.stored import store, stored
->>>>>>> main
+from .budgets import modes, share_out
+from .cells import (
+    KEEPS,
+    Cell,
+    comparison_cells,
+    every_method,
+    grid,
+    layer_cells,
+    scoring_cells,
+    stored_cells,
+)
 from .families import Unavailable, family_of
 from .grid import layers_once
-from .identity import code_version, data_hash, digest, key_of, libraries, model_parts, plain
-from .methods import METHODS, Method, method
+from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
 from .models import load
-<<<<<<< HEAD
-from .paths import DATA, PROFILES
-from .pruning import observed, pictures_once, pruned
-from .results import write
-from .rules import RULES
-from .schedules import Cut, Infeasible
-from .startup import start
-=======
 from .paths import PROFILES
-from .pruning import pictures_once, pruned
+from .pruning import observed, pictures_once, pruned
 from .records import Log, Memory, Store
-from .rules import RULES
 from .work import ON_ERROR, Task, answer_all
->>>>>>> main
 
 __all__ = [
-    "Cell", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
-    "defaults", "differences", "evaluate", "every_method", "grid", "layer_cells", "normalised",
-    "says_something", "score_maps", "scoring_cells", "setting", "store", "stored", "stored_cells",
-    "summary", "verdicts",
+    "KEEPS", "Cell", "agreement", "averages", "averages_by_layer", "beside",
+    "columns_side_by_side", "comparison_cells", "defaults", "differences", "evaluate",
+    "every_method", "grid", "layer_cells", "normalised", "says_something", "score_maps",
+    "scoring_cells", "setting", "store", "stored", "stored_cells", "summary", "verdicts",
 ]  # fmt: skip
 
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
 NEW_TOKENS = 2
-KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
-<<<<<<< HEAD
-# Methods at the door that renumber positions, and whose tokens have places of their own.
-REPOSITIONED = ("svd_prune", "fastervlm", "vispruner", "divprune", "scope", "holov", "cdpruner")
-# How many tokens a cut at the door leaves to QViD, and whose cut it is.
-FIRST_CUTS = {72: ("divprune", "fastervlm", "svd_prune", "cdpruner", "stride"),
-              36: ("divprune", "fastervlm")}  # fmt: skip
-STORED = ("suite", "sample", "asked", *CELL, "prediction", "mean_tokens")
-=======
 COLUMNS = ("suite", "sample", "picture", "kind", "split", "group", "question", "answer", *CELL,
            "prediction", "score", "mean_tokens")  # fmt: skip
->>>>>>> main
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One setting to evaluate: a method at a budget and a layer, or the full model (`method=None`).
-
-    params: overrides of the method (`rank=8`, `query="content"`, …). A name, word or value that
-    the method does not know is an error here, and not in the middle of a run. lists: use of a
-    staged method's published lists (`Staged.using`); before: a cut that comes first, as `pruned`
-    takes it, e.g. ("divprune", 72, {"positions": "original"}); shared: `keep` is the mean over the
-    questions of a suite, each gets its part by its interaction spectrum (`budgets`).
-    """
-
-    method: str | Method | None = None
-    keep: int | None = None
-    layer: int | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-    lists: str = ""
-    before: tuple = ()
-    shared: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.method is None) != (self.keep is None):
-            raise ValueError(
-                f"cell with method={self.method!r} and keep={self.keep!r}: give both to prune, "
-                "neither for the full model"
-            )
-        if self.method is None and (self.params or self.layer is not None):
-            raise ValueError("cell without a method: the full model has no layer and no parameters")
-        if self.method is not None:
-            self.chosen  # noqa: B018, finds what is wrong
-            for name, _, *more in [self.before] if self.before else []:
-                options = {k: v for k, v in (more[0] if more else {}).items() if k != "layer"}
-                method(name, **options)
-
-    @property
-    def chosen(self) -> Method:
-        """The method with its overrides."""
-        found = method(self.method, **self.params)
-        return using(found, self.lists) if self.lists else found
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """What names the cell in a table; variant: its parameters but the rank, in words."""
-        if self.method is None:
-            return dict.fromkeys(CELL) | {"method": "full", "variant": ""}
-        chosen = self.chosen
-        named = [(name, value) for name, value in self.params.items() if name != "rank"]
-        words = [name if value is True else f"{name}={value}" for name, value in named]
-        words += [f"lists={self.lists}"] if self.lists else []
-        words += [f"after {self.before[0]} {self.before[1]}"] if self.before else []
-        words += ["budget shared by spectrum"] if self.shared else []
-        return {
-            "method": chosen.name,
-            "variant": ", ".join(words),
-            "keep": self.keep,
-            "layer": self.layer,
-            "rank": chosen.params.get("rank"),
-        }
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What the cell brings into the key of its records (`identity`)."""
-        chosen = None if self.method is None else plain(method(self.method, **self.params))
-        return {"method": chosen, "keep": self.keep, "layer": self.layer}
-
-
-def grid(
-    methods: Iterable[str | Method],
-    keeps: Iterable[int],
-    layers: Iterable[int | None] = (None,),
-    **params: Any,
-) -> list[Cell]:
-    """Every method at every budget and layer, with the same parameters."""
-    keeps, layers = list(keeps), list(layers)
-    return [Cell(m, keep, layer, params) for m in methods for keep in keeps for layer in layers]
-
-
-def every_method() -> list[str]:
-    """The methods of the table, then every rule that none of them uses: a new rule is in."""
-    used = {entry.rule.name for entry in METHODS.values()}
-    return [*METHODS, *(name for name in RULES if name not in used)]
-
-
-def comparison_cells(
-    config: Any, budgets: Iterable[int], methods: Sequence[str] = COMPARED
-) -> list[Cell]:
-    """Methods at equal label and at equal mean; a cell that serves both stands once."""
-    found = entries(config, budgets, methods)
-    asked = dict.fromkeys((e.method, e.keep, e.lists) for e in found if e.keep is not None)
-    return [Cell(name, keep, lists=lists) for name, keep, lists in asked]
-
-
-def option_cells(keeps: Sequence[int]) -> list[Cell]:
-    """QViD's ranks and spans, and the column norm's other name."""
-    ranks = [cell for rank in (1, 2, 4, 8) for cell in grid(["qvid"], keeps, rank=rank)]
-    spans = [cell for span in ("content", "prompt") for cell in grid(["qvid"], keeps, query=span)]
-    return [*grid(["sigma_weighted"], keeps), *ranks, *spans]
-
-
-def position_cells(keeps: Sequence[int]) -> list[Cell]:
-    """At the door: methods that renumber with original positions, and chance under both."""
-    free = [Cell(name, keep, 0) for name in ("random", "stride") for keep in keeps]
-    floors = grid(["random", "stride"], keeps, [0], positions="contiguous")
-    return [*grid(REPOSITIONED, keeps, positions="original"), *free, *floors]
-
-
-def our_cells(config: Any, budgets: Sequence[int]) -> list[Cell]:
-    """QViD behind a cut at the door, at equal means, and with a budget for each question."""
-    n_layers = config.get_text_config().num_hidden_layers
-    (cut,) = METHODS["qvid"].schedule(1, 1, n_layers)
-    cells = []
-    for first, name in [(n, name) for n in FIRST_CUTS for name in FIRST_CUTS[n]]:
-        options = {"layer": 0} if name == "stride" else {"positions": "original"}
-        for budget in (b for b in budgets if b < first):
-            keep = keep_after([Cut(0, first)], budget, config, cut.layer)
-            cells.append(Cell("qvid", keep, before=(name, first, options)))
-    keeps = dict.fromkeys(e.keep for e in entries(config, budgets, ["qvid"]) if e.keep is not None)
-    return [*cells, *(Cell("qvid", keep, shared=True) for keep in keeps)]
-
-
-def scoring_cells(config: Any, keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Notebook 02: all methods at equal label and mean, options, positions, ours, adaptations."""
-    adapted = [name for name in METHODS if name.endswith("_received")]
-    return [
-        Cell(), *comparison_cells(config, keeps), *option_cells(keeps), *position_cells(keeps),
-        *our_cells(config, keeps), *grid(adapted, [min(keeps)]),
-    ]  # fmt: skip
-
-
-def layer_cells(layers: Iterable[int], keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Notebook 03: where to cut, for QViD, its raw energy and chance."""
-    return [Cell(), *grid(["qvid", "column_norm", "random"], keeps, list(layers))]
 
 
 def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
@@ -305,39 +156,13 @@ def tasks_of(
         raise ValueError(f"two cells are called {dict(zip(CELL, twice, strict=True))}: drop one")
     common = dict(parts) | {"libraries": libraries(), "code": code_version()} if store else {}
     # The unpruned prompt comes first, so that its layers are what the others find done.
-<<<<<<< HEAD
-    turns = sorted(range(len(cells)), key=lambda i: cells[i].method is not None)
-    rows: dict[int, list[dict]] = {i: [] for i in turns}
-    suites = [suite.head(limit, seed) for suite in suites]
-    total = sum(len(s.samples) for s in suites) * len(cells)
-    # No bar where nobody watches: it would end up in a notebook's stored output.
-    with tqdm(total=total, desc="answers", mininterval=1, disable=None) as bar:
-        for one in suites:
-            shares = _shares(model, processor, one, cells, batch_size)
-            for batch in _batches(one.samples, batch_size):
-                inputs = prompts(processor, batch, model.device)
-                with pictures_once(model), layers_once(model):
-                    for i in list(turns):
-                        try:
-                            with _Named(one, cells[i], batch):
-                                keep = [shares[i][name] for name in batch["id"]] if i in shares else None
-                                rows[i] += _answer(
-                                    model, processor, one, batch, inputs, cells[i], keep
-                                )
-                        except Infeasible as floor:
-                            turns.remove(i)
-                            rows[i] = []
-                            warnings.warn(f"{cells[i].labels} is left out: {floor}", stacklevel=2)
-                        bar.update(len(batch))
-    frame = pd.DataFrame([row for i in range(len(cells)) for row in rows[i]])
-=======
     turns = sorted(cells, key=lambda cell: cell.method is not None)
     tasks, logs = [], {}
     for one in suites:
         drawn = one.head(limit, seed)
         order = _batches(drawn.samples, batch_size, seed if shuffle else None)
         for cell in turns:
-            log = _log(store, common, one, cell) if store else Memory()
+            log = _log(store, common, one, drawn, cell) if store else Memory()
             # cells that differ in name alone have one log
             log = logs.setdefault(log.key, log) if store else log
             tasks.append(Task(cell, drawn, log, order))
@@ -354,7 +179,6 @@ def frame_of(tasks: Sequence[Task], cells: Sequence[Cell], on_error: str = "stop
     frame = pd.DataFrame(rows, columns=None if rows else [*COLUMNS, "failed"])
     if on_error == "stop":
         frame = frame.drop(columns="failed")
->>>>>>> main
     return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
 
 
@@ -363,18 +187,20 @@ def _check(model: nn.Module, cell: Cell) -> None:
     if cell.method is None:
         return
     try:
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params):
+        with pruned(model, cell.stages):
             layers = len(family_of(model).part(model, "layers"))
-        chosen = method(cell.method, **cell.params)
-        chosen.schedule(cell.keep, cell.keep, layers, cell.layer)
+        for chosen, keep, place in cell.stages:
+            chosen.schedule(keep, keep, layers, place.get("layer"))
     except Exception as cause:
         cause.add_note(f"cell {cell.labels}")
         raise
 
 
-def _log(store: Store, common: Mapping[str, Any], one: Suite, cell: Cell) -> Log:
+def _log(store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, cell: Cell) -> Log:
     """The log of a cell on a suite: its key is a hash of everything that changes a record."""
     own = {"suite": one.name, "metric": one.metric, "data": data_hash(one)}
+    if cell.shared:  # what a question gets depends on all that share the budget with it
+        own["among"] = data_hash(drawn)
     parts = {**common, **cell.parts, **own, "new_tokens": one.new_tokens or NEW_TOKENS}
     words = [one.name, *(str(v) for v in cell.labels.values() if v not in (None, ""))]
     return store.log(key_of(parts), parts, "_".join(words))
@@ -399,6 +225,8 @@ class _Asker:
         self.model, self.processor = model, processor
         self.samples = {s.name: s.samples.set_index("id", drop=False) for s in suites}
         self.inputs: dict[tuple[str, ...], Any] = {}
+        self.sizes: dict[tuple[str, int], dict[str, float]] = {}
+        self.shares: dict[Cell, dict[str, dict[str, int]]] = {}
 
     @contextmanager
     def shared(self, suite: Suite) -> Iterator[None]:
@@ -417,7 +245,8 @@ class _Asker:
             self.inputs[tuple(ids)] = made, _prompt_hashes(made, batch)
         inputs, hashes = self.inputs[tuple(ids)]
         began = perf_counter()
-        said, tokens, layer, kept = self._said(task.suite, task.cell, inputs)
+        stages = [] if task.cell.method is None else self._stages(task, ids)
+        said, tokens, layer, kept = self._said(task.suite, stages, inputs)
         seconds = (perf_counter() - began) / len(ids)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         return [
@@ -429,47 +258,45 @@ class _Asker:
             for i, row in enumerate(batch.itertuples())
         ]  # fmt: skip
 
-<<<<<<< HEAD
+    def _stages(self, task: Task, ids: list[str]) -> list[tuple]:
+        """What `pruned` takes; of a shared budget each question has its part."""
+        *before, (chosen, keep, place) = task.cell.stages
+        if not task.cell.shared:
+            return [*before, (chosen, keep, place)]
+        known = self.shares.setdefault(task.cell, {})
+        if task.suite.name not in known:
+            known[task.suite.name] = self._shares(task)
+        return [*before, (chosen, [known[task.suite.name][name] for name in ids], place)]
 
-def _shares(model, processor, suite: Suite, cells, batch_size) -> dict[int, dict[str, int]]:
-    """For each cell with a shared budget: what each question of the suite may keep."""
-    wanted = [i for i, cell in enumerate(cells) if cell.shared]
-    sizes: dict[int, dict[str, float]] = {}
-    depth, shares = model.config.get_text_config().num_hidden_layers, {}
-    for i in wanted:
-        (cut,) = cells[i].chosen.schedule(1, 1, depth, cells[i].layer)
-        if cut.layer not in sizes:
-            sizes[cut.layer] = {}
-            for batch in _batches(suite.samples, batch_size):
-                with observed(model, "interaction", layer=cut.layer) as found:
-                    model(**prompts(processor, batch, model.device))
+    def _shares(self, task: Task) -> dict[str, int]:
+        """What each question of the suite keeps, in proportion to the modes of its interaction."""
+        depth = len(family_of(self.model).part(self.model, "layers"))
+        (cut,) = task.cell.chosen.schedule(1, 1, depth, task.cell.layer)
+        place = task.suite.name, cut.layer
+        if place not in self.sizes:
+            self.sizes[place] = {}
+            for ids in task.batches:
+                made = prompts(self.processor, self.samples[place[0]].loc[ids], self.model.device)
+                with observed(self.model, "interaction", layer=cut.layer) as found:
+                    self.model(**made)
                 counts = [modes(one["interaction"]) for one in found]
-                sizes[cut.layer] |= dict(zip(batch["id"], counts, strict=True))
-        names, most = list(sizes[cut.layer]), model.config.image_seq_length
-        parts = share_out(list(sizes[cut.layer].values()), cells[i].keep, most)
-        shares[i] = dict(zip(names, parts, strict=True))
-    return shares
+                self.sizes[place] |= dict(zip(ids, counts, strict=True))
+        sizes = {name: self.sizes[place][name] for name in task.suite.samples["id"]}
+        most = self.model.config.image_seq_length
+        parts = share_out(list(sizes.values()), task.cell.keep, most)
+        return dict(zip(sizes, parts, strict=True))
 
-
-def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell, keep=None) -> list[dict]:
-    options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
-    labels = cell.labels
-    if cell.method is None:
-        ids = model.generate(**inputs, **options)
-        tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
-    else:
-        with _cut(model, cell, keep) as trace:
-=======
-    def _said(self, suite: Suite, cell: Cell, inputs: Any) -> tuple[list, list, int | None, list]:
+    def _said(
+        self, suite: Suite, stages: list[tuple], inputs: Any
+    ) -> tuple[list, list, int | None, list]:
         model = self.model
         options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
         kept: list[list] = [[] for _ in inputs["input_ids"]]
-        if cell.method is None:
+        if not stages:
             ids = model.generate(**inputs, **options)
             tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
             return _said(self.processor, inputs, ids), tokens, None, kept
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
->>>>>>> main
+        with pruned(model, stages) as trace:
             ids = model.generate(**inputs, **options)
         for cut in trace.cuts:
             kept[cut.row].append([cut.layer, cut.kept.tolist()])
@@ -526,14 +353,6 @@ def _rows(task: Task) -> Iterator[dict]:
         }
 
 
-def _cut(model: nn.Module, cell: Cell, keep: list[int] | None = None):
-    """The block in which the model prunes as the cell says; keep: instead of the cell's own."""
-    last = cell.chosen, keep or cell.keep
-    if not cell.before:
-        return pruned(model, *last, layer=cell.layer)
-    return pruned(model, [cell.before, (*last, {"layer": cell.layer} if cell.layer else {})])
-
-
 @torch.inference_mode()
 def score_maps(
     model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]
@@ -547,7 +366,7 @@ def score_maps(
     inputs = prompts(processor, samples, model.device)
     for cell in cells:
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-        with _cut(model, cell) as trace:
+        with pruned(model, cell.stages) as trace:
             ids = model.generate(**inputs, **options)
         said = _said(processor, inputs, ids)
         for i, row in enumerate(samples.itertuples()):
@@ -570,113 +389,5 @@ def _said(processor: Any, inputs: dict, ids: torch.Tensor) -> list[str]:
     return [words.strip() for words in processor.batch_decode(new, skip_special_tokens=True)]
 
 
-<<<<<<< HEAD
-# ---------------------------------------------------------------- a run on all questions
-
-
-def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str) -> list[Path]:
-    """Write `<name>.csv` (results, the schema of data/README.md) and `<name>_answers.parquet`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    answers = folder / f"{name}_answers.parquet"
-    texts = {c: "category" for c in ("suite", "sample", "method", "variant", "prediction")}
-    kept = records.assign(asked=_asked(records))[list(STORED)].astype(texts)
-    kept.to_parquet(answers, index=False, compression="zstd")
-    return [write(summary(records, suites), folder / f"{name}.csv"), answers]
-
-
-def _asked(frame: pd.DataFrame) -> list[int]:
-    """A number made from question and answer: tells whether an id still means the same."""
-    pairs = zip(frame["question"], frame["answer"], strict=True)
-    return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
-
-
-def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
-    """The records of the stored run on all questions, as `evaluate` gave them.
-
-    Raises ValueError where there is no such run, or where it answered other questions.
-    """
-    path = folder / f"{profile}_llava_answers.parquet"
-    if not path.exists():
-        raise ValueError(f"no stored run {path.name}: python -m qvid_utils.runner makes it")
-    answers = pd.read_parquet(path)
-    texts = answers.select_dtypes("category").columns
-    answers = answers.astype({column: "object" for column in texts})
-    questions = pd.concat([suite(name).samples for name in answers["suite"].unique()])
-    questions = questions.assign(asked=_asked(questions)).rename(columns={"id": "sample"})
-    columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
-    frame = answers.merge(questions[columns], on=["sample", "asked"], how="left")
-    if frame["question"].isna().any():
-        unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
-        raise ValueError(
-            f"{path.name} answers another question than {unknown!r} of today: the suites have "
-            "changed, so run python -m qvid_utils.runner again"
-        )
-    pairs = zip(frame["prediction"], frame["answer"], strict=True)
-    return frame.drop(columns="asked").assign(score=[float(right(*pair)) for pair in pairs])
-
-
-def stored_cells(config: Any) -> list[Cell]:
-=======
-def stored_cells(depth: int) -> list[Cell]:
->>>>>>> main
-    """What `main` evaluates: notebook 02 whole; notebook 03 without column norm, to save time."""
-    depth = config.get_text_config().num_hidden_layers
-    (default,) = METHODS["qvid"].schedule(1, 1, depth)  # its layer is among the scoring cells
-    others = [layer for layer in range(depth) if layer != default.layer]
-    scoring = scoring_cells(config)
-    known = {tuple(cell.labels.values()) for cell in scoring}
-    layers = grid(["qvid", "random"], KEEPS, others)
-    return [*scoring, *(c for c in layers if tuple(c.labels.values()) not in known)]
-
-
-<<<<<<< HEAD
-def _one_suite(profile: str, place: int, limit: int | None, seed: int) -> pd.DataFrame:
-    """The stored cells on one suite, in a process of its own with one thread."""
-    start(seed, threads=1)
-    model, processor, suites = setting(profile)
-    cells = stored_cells(model.config)
-    return evaluate(model, processor, [suites[place]], cells, limit=limit, seed=seed)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: all questions, the cells of notebooks 02 and 03."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils.runner", description="Ask every question under every cell."
-    )
-    parser.add_argument("--profile", default="tiny", choices=PROFILES)
-    parser.add_argument("--out", type=Path, default=DATA / "measured", metavar="FOLDER")
-    parser.add_argument("--limit", type=int, metavar="N", help="questions per suite (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the questions under --limit")
-    parser.add_argument("--workers", type=int, default=2, help="suites at the same time")
-    chosen = parser.parse_args(argv)
-    began = perf_counter()
-    start(chosen.seed)
-    try:
-        *_, suites = setting(chosen.profile)
-    except Unavailable as missing:
-        parser.error(str(missing))
-    with ProcessPoolExecutor(chosen.workers, get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(_one_suite, chosen.profile, place, chosen.limit, chosen.seed)
-            for place in range(len(suites))
-        ]
-        parts = [job.result() for job in tqdm(jobs, desc="suites", disable=None)]
-    records = _interleaved(parts)
-    for path in store(records, suites, chosen.out, f"{chosen.profile}_llava"):
-        print(path)
-    print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
-    return 0
-
-
-def _interleaved(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Frames of single suites as one frame, cell by cell, as `evaluate` orders several suites."""
-    pieces = [[rows for _, rows in p.groupby(CELL, dropna=False, sort=False)] for p in parts]
-    return pd.concat([p for cell in zip(*pieces, strict=True) for p in cell], ignore_index=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-=======
 if __name__ == "__main__":  # the command line stands one level below
     sys.exit(import_module("qvid_utils.command").main())
->>>>>>> main

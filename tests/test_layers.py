@@ -23,6 +23,7 @@ LEVELS = {
     3: "pruning",
     4: "models tiny",
     5: "benchmarks grid measure",
+    5.5: "cells",
     6: "runner",
     7: "lmms figures regenerate distributed",
     8: "command",
