@@ -114,7 +114,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
         cells = _cells(chosen)
     else:
         model, *_ = setting(chosen.profile)
-        cells = stored_cells(model.config.get_text_config().num_hidden_layers)
+        cells = stored_cells(model.config)
     for name in chosen.suites or ():
         suite(name)  # an unknown one is told here
     options = {k: getattr(chosen, k) for k in ("dtype", "device", "attention", "revision")}

@@ -8,9 +8,8 @@ stores the answers and the long table of results that the notebooks set beside t
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -40,105 +39,37 @@ from .benchmarks.report import (
     verdicts,
 )
 from .benchmarks.stored import store, stored
+from .budgets import modes, share_out
+from .cells import (
+    KEEPS,
+    Cell,
+    comparison_cells,
+    every_method,
+    grid,
+    layer_cells,
+    scoring_cells,
+    stored_cells,
+)
 from .families import Unavailable, family_of
 from .grid import layers_once
-from .identity import code_version, data_hash, digest, key_of, libraries, model_parts, plain
-from .methods import METHODS, Method, method
+from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
 from .models import load
 from .paths import PROFILES
-from .pruning import pictures_once, pruned
+from .pruning import observed, pictures_once, pruned
 from .records import Log, Memory, Store
-from .rules import RULES
 from .work import ON_ERROR, Task, answer_all
 
 __all__ = [
-    "Cell", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
-    "defaults", "differences", "evaluate", "every_method", "grid", "layer_cells", "normalised",
-    "says_something", "score_maps", "scoring_cells", "setting", "store", "stored", "stored_cells",
-    "summary", "verdicts",
+    "KEEPS", "Cell", "agreement", "averages", "averages_by_layer", "beside",
+    "columns_side_by_side", "comparison_cells", "defaults", "differences", "evaluate",
+    "every_method", "grid", "layer_cells", "normalised", "says_something", "score_maps",
+    "scoring_cells", "setting", "store", "stored", "stored_cells", "summary", "verdicts",
 ]  # fmt: skip
 
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
 NEW_TOKENS = 2
-KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
 COLUMNS = ("suite", "sample", "picture", "kind", "split", "group", "question", "answer", *CELL,
            "prediction", "score", "mean_tokens")  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One setting to evaluate: a method at a budget and a layer, or the full model (`method=None`).
-
-    params: overrides of the method (`rank=8`, `query="content"`, …). A name, word or value that
-    the method does not know is an error here, and not in the middle of a run.
-    """
-
-    method: str | Method | None = None
-    keep: int | None = None
-    layer: int | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if (self.method is None) != (self.keep is None):
-            raise ValueError(
-                f"cell with method={self.method!r} and keep={self.keep!r}: give both to prune, "
-                "neither for the full model"
-            )
-        if self.method is None and (self.params or self.layer is not None):
-            raise ValueError("cell without a method: the full model has no layer and no parameters")
-        if self.method is not None:
-            method(self.method, **self.params)
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """What names the cell in a table; variant: its parameters but the rank, in words."""
-        if self.method is None:
-            return dict.fromkeys(CELL) | {"method": "full", "variant": ""}
-        chosen = method(self.method, **self.params)
-        named = [(name, value) for name, value in self.params.items() if name != "rank"]
-        words = [name if value is True else f"{name}={value}" for name, value in named]
-        return {
-            "method": chosen.name,
-            "variant": ", ".join(words),
-            "keep": self.keep,
-            "layer": self.layer,
-            "rank": chosen.params.get("rank"),
-        }
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What the cell brings into the key of its records (`identity`)."""
-        chosen = None if self.method is None else plain(method(self.method, **self.params))
-        return {"method": chosen, "keep": self.keep, "layer": self.layer}
-
-
-def grid(
-    methods: Iterable[str | Method],
-    keeps: Iterable[int],
-    layers: Iterable[int | None] = (None,),
-    **params: Any,
-) -> list[Cell]:
-    """Every method at every budget and layer, with the same parameters."""
-    keeps, layers = list(keeps), list(layers)
-    return [Cell(m, keep, layer, params) for m in methods for keep in keeps for layer in layers]
-
-
-def every_method() -> list[str]:
-    """The methods of the table, then every rule that none of them uses: a new rule is in."""
-    used = {entry.rule.name for entry in METHODS.values()}
-    return [*METHODS, *(name for name in RULES if name not in used)]
-
-
-def scoring_cells(keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Notebook 02: all methods, QViD's ranks (counts and a share of the energy) and its spans."""
-    ranks = [cell for rank in (1, 2, 4, 8, 0.9) for cell in grid(["qvid"], keeps, rank=rank)]
-    spans = [cell for span in ("content", "prompt") for cell in grid(["qvid"], keeps, query=span)]
-    return [Cell(), *grid(every_method(), keeps), *ranks, *spans]
-
-
-def layer_cells(layers: Iterable[int], keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Notebook 03: where to cut, for QViD, its raw energy and chance."""
-    return [Cell(), *grid(["qvid", "column_norm", "random"], keeps, list(layers))]
 
 
 def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
@@ -231,7 +162,7 @@ def tasks_of(
         drawn = one.head(limit, seed)
         order = _batches(drawn.samples, batch_size, seed if shuffle else None)
         for cell in turns:
-            log = _log(store, common, one, cell) if store else Memory()
+            log = _log(store, common, one, drawn, cell) if store else Memory()
             # cells that differ in name alone have one log
             log = logs.setdefault(log.key, log) if store else log
             tasks.append(Task(cell, drawn, log, order))
@@ -256,18 +187,20 @@ def _check(model: nn.Module, cell: Cell) -> None:
     if cell.method is None:
         return
     try:
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params):
+        with pruned(model, cell.stages):
             layers = len(family_of(model).part(model, "layers"))
-        chosen = method(cell.method, **cell.params)
-        chosen.schedule(cell.keep, cell.keep, layers, cell.layer)
+        for chosen, keep, place in cell.stages:
+            chosen.schedule(keep, keep, layers, place.get("layer"))
     except Exception as cause:
         cause.add_note(f"cell {cell.labels}")
         raise
 
 
-def _log(store: Store, common: Mapping[str, Any], one: Suite, cell: Cell) -> Log:
+def _log(store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, cell: Cell) -> Log:
     """The log of a cell on a suite: its key is a hash of everything that changes a record."""
     own = {"suite": one.name, "metric": one.metric, "data": data_hash(one)}
+    if cell.shared:  # what a question gets depends on all that share the budget with it
+        own["among"] = data_hash(drawn)
     parts = {**common, **cell.parts, **own, "new_tokens": one.new_tokens or NEW_TOKENS}
     words = [one.name, *(str(v) for v in cell.labels.values() if v not in (None, ""))]
     return store.log(key_of(parts), parts, "_".join(words))
@@ -292,6 +225,8 @@ class _Asker:
         self.model, self.processor = model, processor
         self.samples = {s.name: s.samples.set_index("id", drop=False) for s in suites}
         self.inputs: dict[tuple[str, ...], Any] = {}
+        self.sizes: dict[tuple[str, int], dict[str, float]] = {}
+        self.shares: dict[Cell, dict[str, dict[str, int]]] = {}
 
     @contextmanager
     def shared(self, suite: Suite) -> Iterator[None]:
@@ -310,7 +245,8 @@ class _Asker:
             self.inputs[tuple(ids)] = made, _prompt_hashes(made, batch)
         inputs, hashes = self.inputs[tuple(ids)]
         began = perf_counter()
-        said, tokens, layer, kept = self._said(task.suite, task.cell, inputs)
+        stages = [] if task.cell.method is None else self._stages(task, ids)
+        said, tokens, layer, kept = self._said(task.suite, stages, inputs)
         seconds = (perf_counter() - began) / len(ids)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         return [
@@ -322,15 +258,45 @@ class _Asker:
             for i, row in enumerate(batch.itertuples())
         ]  # fmt: skip
 
-    def _said(self, suite: Suite, cell: Cell, inputs: Any) -> tuple[list, list, int | None, list]:
+    def _stages(self, task: Task, ids: list[str]) -> list[tuple]:
+        """What `pruned` takes; of a shared budget each question has its part."""
+        *before, (chosen, keep, place) = task.cell.stages
+        if not task.cell.shared:
+            return [*before, (chosen, keep, place)]
+        known = self.shares.setdefault(task.cell, {})
+        if task.suite.name not in known:
+            known[task.suite.name] = self._shares(task)
+        return [*before, (chosen, [known[task.suite.name][name] for name in ids], place)]
+
+    def _shares(self, task: Task) -> dict[str, int]:
+        """What each question of the suite keeps, in proportion to the modes of its interaction."""
+        depth = len(family_of(self.model).part(self.model, "layers"))
+        (cut,) = task.cell.chosen.schedule(1, 1, depth, task.cell.layer)
+        place = task.suite.name, cut.layer
+        if place not in self.sizes:
+            self.sizes[place] = {}
+            for ids in task.batches:
+                made = prompts(self.processor, self.samples[place[0]].loc[ids], self.model.device)
+                with observed(self.model, "interaction", layer=cut.layer) as found:
+                    self.model(**made)
+                counts = [modes(one["interaction"]) for one in found]
+                self.sizes[place] |= dict(zip(ids, counts, strict=True))
+        sizes = {name: self.sizes[place][name] for name in task.suite.samples["id"]}
+        most = self.model.config.image_seq_length
+        parts = share_out(list(sizes.values()), task.cell.keep, most)
+        return dict(zip(sizes, parts, strict=True))
+
+    def _said(
+        self, suite: Suite, stages: list[tuple], inputs: Any
+    ) -> tuple[list, list, int | None, list]:
         model = self.model
         options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
         kept: list[list] = [[] for _ in inputs["input_ids"]]
-        if cell.method is None:
+        if not stages:
             ids = model.generate(**inputs, **options)
             tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
             return _said(self.processor, inputs, ids), tokens, None, kept
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+        with pruned(model, stages) as trace:
             ids = model.generate(**inputs, **options)
         for cut in trace.cuts:
             kept[cut.row].append([cut.layer, cut.kept.tolist()])
@@ -400,7 +366,7 @@ def score_maps(
     inputs = prompts(processor, samples, model.device)
     for cell in cells:
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+        with pruned(model, cell.stages) as trace:
             ids = model.generate(**inputs, **options)
         said = _said(processor, inputs, ids)
         for i, row in enumerate(samples.itertuples()):
@@ -421,13 +387,6 @@ def _said(processor: Any, inputs: dict, ids: torch.Tensor) -> list[str]:
     """The new words of each answer."""
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [words.strip() for words in processor.batch_decode(new, skip_special_tokens=True)]
-
-
-def stored_cells(depth: int) -> list[Cell]:
-    """What `main` evaluates: notebook 02 whole; notebook 03 without column norm, to save time."""
-    (default,) = METHODS["qvid"].schedule(1, 1, depth)  # its layer is among the scoring cells
-    others = [layer for layer in range(depth) if layer != default.layer]
-    return scoring_cells() + grid(["qvid", "random"], KEEPS, others)
 
 
 if __name__ == "__main__":  # the command line stands one level below
