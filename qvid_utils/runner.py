@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from .benchmarks import TINY, Suite, suite
-from .benchmarks.base import right
+from .benchmarks.base import prompt_lengths, right
 from .benchmarks.observation import prompts
+from .benchmarks.paper_profile import described, paper_setting
 from .benchmarks.report import (
     CELL,
     agreement,
@@ -50,7 +51,7 @@ from .cells import (
     scoring_cells,
     stored_cells,
 )
-from .families import Unavailable, family_of
+from .families import family_of
 from .grid import layers_once
 from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
 from .models import load
@@ -73,14 +74,11 @@ COLUMNS = ("suite", "sample", "picture", "kind", "split", "group", "question", "
 
 
 def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
-    """Model, processor and suites of a profile. Unavailable where this version has them not."""
+    """Model, processor and suites of a profile. Unavailable names what is not on this machine."""
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
     if profile == "paper":
-        raise Unavailable(
-            "profile='paper' asks LLaVA-1.5-7B the questions of GQA, SQA, TextVQA, POPE, MME and "
-            "MMBench, and this version reads none of these six benchmarks yet: use profile='tiny'"
-        )
+        return paper_setting()
     return *load("tiny/llava"), [suite(name) for name in TINY]
 
 
@@ -134,7 +132,7 @@ def evaluate(
         asker = _Asker(model, processor, [task.suite for task in tasks])
         answer_all(tasks, asker.ask, asker.shared, on_error=on_error, wait=wait,
                    sharers=sharers if store else 1, progress=progress)  # fmt: skip
-        return frame_of(tasks, cells, on_error)
+        return described(frame_of(tasks, cells, on_error), model)
 
 
 def tasks_of(
@@ -209,8 +207,7 @@ def _log(store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, cell
 def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
     """Ids in equal parts of at most `size`, questions of like length together: little padding;
     with a seed the parts in an order drawn by it, else from short to long."""
-    length = samples["question"].str.split().str.len()
-    order = np.argsort(length.to_numpy(), kind="stable")
+    order = np.argsort(prompt_lengths(samples), kind="stable")
     parts = np.array_split(samples["id"].to_numpy()[order], -(-len(order) // size))
     turns = (
         range(len(parts)) if seed is None else np.random.default_rng(seed).permutation(len(parts))

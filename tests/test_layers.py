@@ -25,7 +25,8 @@ LEVELS = {
     5: "benchmarks grid measure",
     5.5: "cells",
     6: "runner",
-    7: "lmms figures regenerate distributed",
+    6.5: "dry_run figures",
+    7: "lmms regenerate figures_benchmarks image_alone ten_minutes distributed",
     8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
