@@ -141,7 +141,10 @@ class Grid:
         chosen = method(name, **options)
         if chosen.encode is not None or chosen.reading != "in_place" or not all(self.counts):
             return None
-        cuts = [chosen.schedule(keep, n, len(self.layers), layer) for n in self.counts]
+        try:
+            cuts = [chosen.schedule(keep, n, len(self.layers), layer) for n in self.counts]
+        except ValueError:  # by itself it says why
+            return None
         if any(len(one) > 1 or one[0].layer != cuts[0][0].layer for one in cuts):
             return None
         return _Cell(number, chosen, cuts[0][0].layer, [one[0].keep for one in cuts])

@@ -32,7 +32,7 @@ PACKAGE = ROOT / "qvid_utils"
 NO_RESULT = (
     "__init__.py", "benchmarks/failures.py", "benchmarks/report.py", "benchmarks/stored.py",
     "command.py", "distributed.py", "figures.py", "flops.py", "identity.py", "lmms.py",
-    "measure.py", "records.py", "regenerate.py", "results.py", "tiny",
+    "measure", "records.py", "regenerate.py", "results.py", "tiny",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 #: Fields that say something about a method or a checkpoint and do nothing.
