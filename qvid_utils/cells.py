@@ -75,6 +75,13 @@ class Cell:
         return stages
 
     @property
+    def asked(self) -> tuple | list[tuple] | None:
+        """The cell as `grid.answers` takes it: one cut, several one after the other, or none."""
+        if self.method is None:
+            return None
+        return self.stages if self.before or self.shared else self.stages[0]
+
+    @property
     def labels(self) -> dict[str, Any]:
         """What names the cell in a table; variant: its parameters but the rank, in words."""
         if self.method is None:

@@ -52,7 +52,7 @@ from .cells import (
     stored_cells,
 )
 from .families import family_of
-from .grid import layers_once
+from .grid import Answer, Grid, layers_once
 from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
 from .models import load
 from .paths import PROFILES
@@ -106,8 +106,9 @@ def evaluate(
     score (1 for the right word, else 0), mean_tokens. `limit` draws that many questions of each
     suite by `seed`, pairs whole, the same ones for every cell; `shuffle` asks the batches in an
     order drawn by `seed` (what is left then takes as long as what is done), and changes no row.
-    Work that cells share is done once per batch: pictures, and the layers below their cuts. A cell
-    whose schedule cannot meet its budget is left out with a warning that names the floor.
+    Work that cells share is done once per batch (`grid`): pictures, the layers below their cuts,
+    scores; cells that keep equally many tokens go on as one batch. A cell that cannot meet
+    its budget is left out with a warning that names the floor.
 
     store: a `records.Store` or its folder. Answers are stored as they are made, and those that are
     there, by this or another process, are not asked again. sharers: how many processes work on the
@@ -221,48 +222,55 @@ class _Asker:
     def __init__(self, model: nn.Module, processor: Any, suites: Sequence[Suite]):
         self.model, self.processor = model, processor
         self.samples = {s.name: s.samples.set_index("id", drop=False) for s in suites}
-        self.inputs: dict[tuple[str, ...], Any] = {}
+        self.batches: dict[tuple[str, ...], _Batch] = {}
+        self.coming: list[tuple[Task, list[str]]] = []
         self.sizes: dict[tuple[str, int], dict[str, float]] = {}
         self.shares: dict[Cell, dict[str, dict[str, int]]] = {}
 
     @contextmanager
-    def shared(self, suite: Suite) -> Iterator[None]:
+    def shared(self, suite: Suite, coming: list[tuple[Task, list[str]]]) -> Iterator[None]:
         with pictures_once(self.model), layers_once(self.model):
+            self.coming = coming
             try:
                 yield
             finally:
-                self.inputs.clear()
+                self.batches.clear()
 
     def ask(self, task: Task, ids: list[str]) -> list[dict]:
         """One record per sample: what was asked, said, right, kept, and how long it took (its
         share of the batch)."""
-        batch = self.samples[task.suite.name].loc[ids]
-        if tuple(ids) not in self.inputs:
-            made = prompts(self.processor, batch, self.model.device)
-            self.inputs[tuple(ids)] = made, _prompt_hashes(made, batch)
-        inputs, hashes = self.inputs[tuple(ids)]
-        began = perf_counter()
-        stages = [] if task.cell.method is None else self._stages(task, ids)
-        said, tokens, layer, kept = self._said(task.suite, stages, inputs)
-        seconds = (perf_counter() - began) / len(ids)
+        rows = self.samples[task.suite.name].loc[ids]
+        if tuple(ids) not in self.batches:
+            together = [other.cell for other, them in self.coming if them == ids]
+            inputs = prompts(self.processor, rows, self.model.device)
+            self.batches[tuple(ids)] = _Batch(self.model, inputs, rows, together, task.suite)
+        batch = self.batches[tuple(ids)]
+        answer, seconds = batch.answer(task.cell, self._asked(task, ids))
+        said = self.processor.batch_decode(answer.ids, skip_special_tokens=True)
+        kept: list[list] = [[] for _ in ids]
+        for cut in answer.cuts:
+            kept[cut.row].append([cut.layer, cut.kept.tolist()])
+        layers = {cut.layer for cut in answer.cuts}
+        layer = layers.pop() if len(layers) == 1 else None
         at = datetime.now(UTC).isoformat(timespec="seconds")
         return [
             {
-                "sample": row.id, "prompt": hashes[i], "prediction": said[i], "answer": row.answer,
-                "score": task.suite.hit(said[i], row), "mean_tokens": float(tokens[i]),
-                "layer": layer, "kept": kept[i], "seconds": round(seconds, 6), "at": at,
+                "sample": row.id, "prompt": batch.hashes[i], "prediction": said[i].strip(),
+                "answer": row.answer, "score": task.suite.hit(said[i].strip(), row),
+                "mean_tokens": float(answer.mean_tokens[i]), "layer": layer, "kept": kept[i],
+                "seconds": round(seconds / len(ids), 6), "at": at,
             }
-            for i, row in enumerate(batch.itertuples())
+            for i, row in enumerate(rows.itertuples())
         ]  # fmt: skip
 
-    def _stages(self, task: Task, ids: list[str]) -> list[tuple]:
-        """What `pruned` takes; of a shared budget each question has its part."""
-        *before, (chosen, keep, place) = task.cell.stages
+    def _asked(self, task: Task, ids: list[str]) -> tuple | list[tuple] | None:
+        """The cell as `Grid` takes it; of a shared budget each question has its part."""
         if not task.cell.shared:
-            return [*before, (chosen, keep, place)]
+            return task.cell.asked
         known = self.shares.setdefault(task.cell, {})
         if task.suite.name not in known:
             known[task.suite.name] = self._shares(task)
+        *before, (chosen, _, place) = task.cell.stages
         return [*before, (chosen, [known[task.suite.name][name] for name in ids], place)]
 
     def _shares(self, task: Task) -> dict[str, int]:
@@ -283,23 +291,38 @@ class _Asker:
         parts = share_out(list(sizes.values()), task.cell.keep, most)
         return dict(zip(sizes, parts, strict=True))
 
-    def _said(
-        self, suite: Suite, stages: list[tuple], inputs: Any
-    ) -> tuple[list, list, int | None, list]:
-        model = self.model
-        options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
-        kept: list[list] = [[] for _ in inputs["input_ids"]]
-        if not stages:
-            ids = model.generate(**inputs, **options)
-            tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
-            return _said(self.processor, inputs, ids), tokens, None, kept
-        with pruned(model, stages) as trace:
-            ids = model.generate(**inputs, **options)
-        for cut in trace.cuts:
-            kept[cut.row].append([cut.layer, cut.kept.tolist()])
-        layers = {cut.layer for cut in trace.cuts}
-        layer = layers.pop() if len(layers) == 1 else None
-        return _said(self.processor, inputs, ids), trace.mean_tokens, layer, kept
+
+class _Batch:
+    """One batch of prompts and the cells that are asked about it."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Any, rows: pd.DataFrame, cells: Sequence[Cell], one: Suite
+    ):
+        self.hashes = _prompt_hashes(inputs, rows)
+        self.grid = Grid(model, inputs, max_new_tokens=one.new_tokens or NEW_TOKENS)
+        self.cells = [cell for cell in cells if self.grid.shares(cell.asked)]
+        self.turns = self.grid.together([cell.asked for cell in self.cells])
+        self.made: dict[int, tuple[Answer, float]] = {}  # by number of the cell
+
+    def answer(self, cell: Cell, asked: Any) -> tuple[Answer, float]:
+        """A cell's answer and its seconds; the cells that share run as far as it takes.
+
+        asked: the cell as `Grid` takes it, of a shared budget each prompt's part.
+        """
+        number = next((n for n, one in enumerate(self.cells) if one is cell), None)
+        began, new = perf_counter(), []
+        while number is not None and number not in self.made:
+            try:
+                new.append(next(self.turns))
+            except Exception as cause:  # which cell's it is shows when they run alone
+                self.cells, number = [], None
+                warnings.warn(f"the cells of a batch run one by one: {cause!r}", stacklevel=4)
+            else:
+                share = (perf_counter() - began) / len(new)
+                self.made |= {n: (one, share) for n, one in new}
+        if number is not None:
+            return self.made.pop(number)
+        return self.grid.alone(asked), perf_counter() - began
 
 
 def _prompt_hashes(inputs: Any, batch: pd.DataFrame) -> list[str]:
