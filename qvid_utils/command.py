@@ -115,7 +115,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
         cells = _cells(chosen)
     else:
         model, *_ = setting(chosen.profile)
-        cells = stored_cells(model.config.get_text_config().num_hidden_layers)
+        cells = stored_cells(model.config)
     paper = chosen.profile == "paper"
     suites = tuple(chosen.suites or (SUITES if paper else TINY))
     for name in suites:

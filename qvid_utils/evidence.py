@@ -344,9 +344,15 @@ class Scene:
         here = self.valid[row].nonzero()[:, 0]
         visual, columns = self.visual[row, here].nonzero()[:, 0], self.column[row, here]
         cos, sin = (t.expand(len(self.valid), -1, -1)[row, here] for t in self.rotary)
-        shown = self.pictures[row].nonzero()[:, 0]
-        written = self.given[row].nonzero()[:, 0]
-        written = written[written > shown[-1]]  # the text after the picture is never cut
+
+        def shown() -> Tensor:
+            return self.pictures[row].nonzero()[:, 0]
+
+        def at_door() -> tuple[Tensor, Tensor]:
+            pictured, written = shown(), self.given[row].nonzero()[:, 0]
+            written = written[written > pictured[-1]]  # the text after the picture is never cut
+            return self.features[row, pictured], self.features[row, written]
+
         return Evidence(
             layer=i,
             stream=self.hidden[row, here],
@@ -359,8 +365,8 @@ class Scene:
             module_before=layers[i - 1] if i else None,
             find_query=lambda: words[row, columns].nonzero()[:, 0],
             features_of=None if self.features is None else self.features[row, columns[visual]],
-            find_text=lambda: (columns > shown[-1]).nonzero()[:, 0],
-            at_door=lambda: (self.features[row, shown], self.features[row, written]),
+            find_text=lambda: (columns > shown()[-1]).nonzero()[:, 0],
+            at_door=at_door,
             **about,
         )
 

@@ -45,7 +45,7 @@ from .selection import Kept
 from .stages import DEFAULT_KEEP, Stage, Step, check_numbers, stages_of, steps_of
 from .vocabulary import WORDS
 
-__all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
+__all__ = ["CutRecord", "Trace", "block_of", "observed", "pictures_once", "pruned"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +155,13 @@ def observed(
 
     with _Engine(model, [Stage(neutral, set(words), plan, choose)], processor).attached():
         yield found
+
+
+@contextmanager
+def block_of(model: nn.Module, stages: Sequence[Stage], processor: Any = None) -> Iterator[Trace]:
+    """The block of `pruned` for stages that were made elsewhere (`grid`)."""
+    with _Engine(model, stages, processor).attached() as trace:
+        yield trace
 
 
 @dataclass(eq=False)
@@ -354,7 +361,8 @@ class _Engine:
         depth = len(self.layers)
         rows = [steps_of(self.stages, row, scene.counts, depth) for row in range(len(ids))]
         now.plan, means = zip(*rows, strict=True)
-        doors = {step.layer for row in now.plan for step in row}
+        looks = {k for k, stage in enumerate(self.stages) if stage.looks}
+        doors = {s.layer for row in now.plan for s in row if s.stage not in looks}
         if two_pass and doors != {0}:
             if len(doors) > 1:
                 raise ValueError(
@@ -379,7 +387,7 @@ class _Engine:
         self.trace.query = next((words for words in now.words if words is not None), None)
         self.trace.mean_tokens = list(means)
         now.sites |= doors
-        for step in (step for row in now.plan for step in row):
+        for step in (s for row in now.plan for s in row if s.stage not in looks):
             door = step.layer if now.look is None else 0
             policy = self.stages[step.stage].method.positions
             anew = policy != "original" and self.family.one_axis
@@ -416,6 +424,8 @@ class _Engine:
             if i in now.sites:
                 self.cut(i)
                 hidden = now.scene.hidden
+            for stage in self.stages_at(i, looks=True):
+                self.survivors(i, stage)
         if i in now.sites:
             self.remask(i, hidden, kwargs.get("past_key_values"))
         if not now.short:
@@ -431,8 +441,13 @@ class _Engine:
         now = self.now
         if now.verdict is not None:
             return self.drop(i, now.verdict)
-        for stage in sorted({step.stage for row in now.plan for step in row if step.layer == i}):
+        for stage in self.stages_at(i):
             self.drop(i, self.survivors(i, stage))
+
+    def stages_at(self, i: int, looks: bool = False) -> list[int]:
+        """The stages that some row has at layer i: those that cut, or those that only look."""
+        here = {step.stage for row in self.now.plan for step in row if step.layer == i}
+        return sorted(k for k in here if self.stages[k].looks == looks)
 
     def drop(self, i: int, survivors: Tensor) -> None:
         now, scene = self.now, self.now.scene
@@ -464,10 +479,13 @@ class _Engine:
                 continue
             started, places = perf_counter(), scene.places(row)
             numbers = scene.number[row, places]
-            about = {"rope": stage.method.rope, "last_norm": self.text.norm}
-            about |= self.pictures.about(row, numbers, words)
-            evidence = scene.evidence(i, row, self.layers, words, **about)
-            scores, kept = stage.choose(evidence, keep)
+            if stage.given is None:
+                about = {"rope": stage.method.rope, "last_norm": self.text.norm}
+                about |= self.pictures.about(row, numbers, words)
+                evidence = scene.evidence(i, row, self.layers, words, **about)
+                scores, kept = stage.choose(evidence, keep)
+            else:
+                scores, kept = stage.given[row]
             depth, door = len(self.layers), i if now.look is None else 0
             until = next((s.layer for s in steps if (s.layer, s.stage) > (i, k)), depth)
             more = len(kept.index) - keep  # a selection may have counts of its own

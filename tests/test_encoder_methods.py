@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
-from twins import BOTH, QWEN, STAR, ask, cases, twin
+from twins import BOTH, ELSEWHERE, QWEN, STAR, ask, cases, twin
 
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.merging import PruMerge, PruMergeInPlace, VisionZip, VisionZipInPlace
@@ -29,6 +29,7 @@ DOOR = [
     for name, entry in METHODS.items()
     if getattr(entry.schedule, "depth", None) == 0
     and entry.rule.function.__module__.endswith("_encoder")
+    and name not in ELSEWHERE
 ]
 NEED_CLASS = {
     "fastervlm", "hired", "visionzip", "prumerge", "prumerge_plus", "vispruner", "scope", "holov",
