@@ -161,7 +161,7 @@ def over_tokens(panels: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> F
 
     panels: title -> method, keep, all, all_stderr (% of full).
     """
-    fig = new_figure(WIDTH + 0.4, 4.0)
+    fig = new_figure(WIDTH + 1.2, 4.1)
     axes = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (name, frame) in zip(axes, panels.items(), strict=True):
         need(frame, ("method", "keep", "all", "all_stderr"))
@@ -179,7 +179,7 @@ def over_tokens(panels: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> F
         keeps = sorted({k for part in panels.values() for k in part["keep"] if k < 100})
         ax.set_xticks(keeps, [str(keep) for keep in keeps])
         ax.minorticks_off()
-        ax.set(title=name, xlabel="visual tokens kept, of 144")
+        ax.set(title=name, xlabel="visual tokens kept")
     axes[0].set_ylabel("mean over suites (% of full)")
     found = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}
     fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize=8)
