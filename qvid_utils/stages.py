@@ -42,12 +42,19 @@ class Stage:
     looks: bool = False  # scores and cuts nothing
     given: Sequence[tuple[Tensor, Kept]] | None = None  # each row's choice, where made before
 
-    def keep_of(self, row: int, rows: int) -> int:
-        if rows % len(self.keeps):
+    def check_rows(self, ids: Tensor) -> None:
+        """ValueError unless there is a budget for each prompt of ids (B, S); beams repeat one."""
+        count, rows = len(self.keeps), len(ids)
+        if count in (1, rows):
+            return
+        copies = None if rows % count else ids.unflatten(0, (count, -1))
+        if copies is None or not bool((copies == copies[:, :1]).all()):
             raise ValueError(
-                f"keep={list(self.keeps)}: {len(self.keeps)} numbers for a batch of {rows} rows, "
-                "give one for all or one for each prompt"
+                f"keep={list(self.keeps)}: {count} numbers for a batch of {rows} prompts, give one "
+                "for all or one for each"
             )
+
+    def keep_of(self, row: int, rows: int) -> int:
         return self.keeps[row * len(self.keeps) // rows]  # beams repeat each prompt
 
 

@@ -701,7 +701,7 @@ def bare(**changes):
         (("qvid", 3.5), {}, TypeError, "keep=3.5: give a whole number"),
         (("qvid", None), {}, TypeError, "keep=None: give a whole number"),
         (("qvid", True), {}, TypeError, "keep=True"),
-        (("qvid", [4, 2]), {}, ValueError, "2 numbers for a batch of 1 rows"),
+        (("qvid", [4, 2]), {}, ValueError, "2 numbers for a batch of 1 prompts"),
         (("qvid", 7), {"layer": 8}, ValueError, "layer=8: the model has layers 0 to 7"),
         (("qvid", 7), {"layer": -1}, ValueError, "layer=-1"),
         (("qvid", 7), {"layer": 1.0}, TypeError, "layer=1.0"),
