@@ -38,8 +38,8 @@ def leads(paper: pd.DataFrame, ours: pd.DataFrame, name: str = "QViD") -> Figure
     need(paper, ("budget_pct", "method", "lead", "whose"))
     need(ours, ("budget_pct", "method", "lead", "low", "high"))
     budgets = sorted({*paper["budget_pct"], *ours["budget_pct"]}, reverse=True)
-    last = pd.concat([paper, ours])[lambda f: f["budget_pct"] == budgets[-1]]
-    order = last.groupby("method")["lead"].first().sort_values().index.tolist()
+    middle = paper[paper["budget_pct"] == budgets[len(budgets) // 2]].sort_values("lead")
+    order = middle["method"].tolist()
     order += [m for m in dict.fromkeys([*paper["method"], *ours["method"]]) if m not in order]
     fig = new_figure(WIDTH + 0.6, 0.34 * len(order) + 1.5)
     axes = fig.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
