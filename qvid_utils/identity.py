@@ -31,9 +31,9 @@ PACKAGE = ROOT / "qvid_utils"
 #: Files and folders that cannot change an answer or its score.
 NO_RESULT = (
     "__init__.py", "benchmarks/failures.py", "benchmarks/report.py", "benchmarks/statistics.py",
-    "benchmarks/stored.py", "catalogue.py", "cells.py", "command.py", "comparison.py",
-    "distributed.py", "figures.py", "flops.py", "identity.py", "lmms.py", "measure.py",
-    "records.py", "regenerate.py", "results.py", "tiny",
+    "benchmarks/standing.py", "benchmarks/stored.py", "catalogue.py", "cells.py", "command.py",
+    "comparison.py", "distributed.py", "figures.py", "figures_methods.py", "flops.py",
+    "identity.py", "lmms.py", "measure.py", "records.py", "regenerate.py", "results.py", "tiny",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 #: Fields that say something about a method or a checkpoint and do nothing.

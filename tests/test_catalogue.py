@@ -64,7 +64,9 @@ def test_the_families_are_those_whose_models_run_it(name, family):
         return
     inputs = ask(STAR, model_type=family)
     if says:
-        with pytest.raises(Unavailable), pruned(built(family), chosen, 4):
+        # of one picture the engine learns only in the forward pass that it is no plain grid
+        kind = ValueError if says.startswith("line breaks") else Unavailable
+        with pytest.raises(kind), pruned(built(family), chosen, 4):
             built(family)(**inputs)
     else:
         with torch.inference_mode(), pruned(built(family), chosen, 4) as trace:

@@ -26,6 +26,7 @@ LEVELS = {
     5.5: "cells",
     6: "runner",
     7: "lmms figures regenerate distributed",
+    7.5: "figures_methods",
     8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
