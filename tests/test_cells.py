@@ -7,8 +7,14 @@ from qvid_utils import load, pruned, runner
 from qvid_utils.benchmarks import suite
 from qvid_utils.budgets import modes, share_out
 from qvid_utils.cells import (
-    FIRST_CUTS, REPOSITIONED, Cell, comparison_cells, our_cells, position_cells, seed_cells,
-)  # fmt: skip
+    FIRST_CUTS,
+    REPOSITIONED,
+    Cell,
+    comparison_cells,
+    our_cells,
+    position_cells,
+    seed_cells,
+)
 from qvid_utils.pruning import observed
 from qvid_utils.records import Store
 from qvid_utils.runner import evaluate
