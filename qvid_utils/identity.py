@@ -34,8 +34,7 @@ NO_RESULT = (
     "benchmarks/statistics.py", "benchmarks/stored.py", "benchmarks/tables.py", "catalogue.py",
     "cells.py", "command.py", "comparison.py", "distributed.py", "dry_run.py", "figures.py",
     "figures_benchmarks.py", "figures_methods.py", "flops.py", "identity.py", "image_alone.py",
-    "lmms.py", "measure", "records.py", "regenerate.py", "results.py", "ten_minutes.py",
-    "tiny",
+    "lmms.py", "measure", "records.py", "regenerate.py", "results.py", "ten_minutes.py", "tiny",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 #: Fields that say something about a method or a checkpoint and do nothing.

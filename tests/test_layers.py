@@ -27,6 +27,7 @@ LEVELS = {
     6: "runner",
     6.5: "dry_run figures",
     7: "lmms regenerate figures_benchmarks image_alone ten_minutes distributed",
+    7.5: "figures_methods",
     8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
