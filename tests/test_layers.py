@@ -26,7 +26,7 @@ LEVELS = {
     5.5: "cells",
     6: "runner",
     6.5: "dry_run figures",
-    7: "lmms regenerate figures_benchmarks image_alone ten_minutes distributed",
+    7: "lmms regenerate figures_benchmarks image_alone ten_minutes distributed lmms_local",
     7.5: "figures_methods",
     8: "command",
 }
