@@ -29,10 +29,12 @@ __all__ = [
 
 #: Where the work behind a method was published; a method that is not here is ours or a floor.
 VENUES: Mapping[str, str] = MappingProxyType({
-    "qvid": "ICML 2026 workshop", "fastv": "ECCV 2024", "fastv_k3": "ECCV 2024",
+    "qvid": "ICML 2026 workshop", "per_head_max": "QViD, Appendix E",
+    "column_norm": "QViD, Appendix B", "sigma_weighted": "QViD, Appendix E",
+    "leverage_qr": "QViD, Appendix F", "fastv": "ECCV 2024", "fastv_k3": "ECCV 2024",
     "sparsevlm": "ICML 2025", "sparsevlm_plus": "repository, 2025", "pyramiddrop": "CVPR 2025",
-    "dart": "EMNLP 2025", "fitprune": "AAAI 2025", "v2drop": "arXiv, 2025 and 2026",
-    "v2drop_cosine": "arXiv, 2025", "v2drop_qwen2_vl": "arXiv, 2025 and 2026",
+    "dart": "EMNLP 2025", "fitprune": "AAAI 2025", "v2drop": "CVPR 2026",
+    "v2drop_cosine": "arXiv, 2025", "v2drop_qwen2_vl": "CVPR 2026",
     "svd_prune": "arXiv 2604.11530", "fastervlm": "arXiv, 2024", "hired": "AAAI 2025",
     "visionzip": "CVPR 2025", "prumerge": "ICCV 2025", "prumerge_plus": "ICCV 2025",
     "vispruner": "ICCV 2025", "divprune": "CVPR 2025", "scope": "NeurIPS 2025",
@@ -120,7 +122,7 @@ def departures() -> pd.DataFrame:
             "method": method.name,
             "chooses": _sentence(method.select),
             "source": method.source,
-            "departures": method.note or "None known.",
+            "departures": method.note,
         }
         for method in METHODS.values()
     ]
