@@ -26,7 +26,8 @@ LEVELS = {
     5.5: "cells",
     6: "runner",
     6.5: "dry_run figures",
-    7: "lmms lmms_local regenerate figures_benchmarks image_alone ten_minutes distributed",
+    7: "lmms regenerate figures_benchmarks image_alone ten_minutes distributed lmms_local",
+    7.5: "figures_methods",
     8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
