@@ -185,7 +185,8 @@ def evaluate(
     suite by `seed`, pairs whole, the same ones for every cell; `shuffle` asks the batches in an
     order drawn by `seed` (what is left then takes as long as what is done), and changes no row.
     Work that cells share is done once per batch (`grid`): pictures, the layers below their cuts,
-    scores; cells that keep equally many tokens go on as one batch. A cell whose schedule cannot meet its budget is left out with a warning that names the floor.
+    scores; cells that keep equally many tokens go on as one batch. A cell whose schedule cannot
+    meet its budget is left out with a warning that names the floor.
 
     store: a `records.Store` or its folder. Answers are stored as they are made, and those that are
     there, by this or another process, are not asked again. sharers: how many processes work on the

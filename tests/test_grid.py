@@ -75,6 +75,13 @@ def test_all_methods_in_one_grid():
     check(model, inputs, [(name, 6) for name in names])
 
 
+def test_cells_that_number_positions_differently_are_not_mixed():
+    one = {"layer": 3, "positions": "contiguous"}
+    cells = [(name, 5, more) for name in ("qvid", "stride") for more in ({"layer": 3}, one)]
+    found = check(twin(), ask(STAR, DOTS), cells)
+    assert not torch.equal(found[0].ids, found[1].ids)  # else the test would see nothing
+
+
 def test_one_prompt_alone():
     check(twin(), ask(STAR), [*TWELVE, None])
 
