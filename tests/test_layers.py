@@ -17,7 +17,7 @@ LEVELS = {
     1.3: "rules_encoder selection_encoder selection_in_llm merging pooling",
     1.6: "methods_encoder",
     2: "methods evidence tower text_tower tower_site work",
-    2.3: "stages",
+    2.3: "stages costs",
     2.6: "pictures",
     3: "pruning",
     4: "models tiny",
@@ -25,6 +25,7 @@ LEVELS = {
     5.5: "measure",
     6: "runner",
     7: "lmms figures regenerate distributed",
+    7.5: "figures_cost",
     8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
@@ -33,7 +34,7 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(
 NEVER_TRANSFORMERS = [
     *["vocabulary", "linalg", "rules", "selection", "schedules", "shortening", "pooling"],
     *["methods", "results", "flops", "figures", "clustering", "budgets", "selection_in_llm"],
-    *["rules_encoder", "selection_encoder", "merging", "methods_encoder"],
+    *["rules_encoder", "selection_encoder", "merging", "methods_encoder", "costs", "figures_cost"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision", "pycocoevalcap"}
 

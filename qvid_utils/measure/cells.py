@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from time import perf_counter, process_time
+from time import process_time
 from typing import Any
 from unittest import mock
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .. import flops, pruning
+from ..costs import KNOWN
 from ..families import family_of
 from ..methods import Method, method
 from ..pruning import Trace, pruned
@@ -37,11 +38,6 @@ __all__ = [
 ]
 
 FULL = "full"
-#: rule -> the score whose operations `flops.scoring` knows
-_COSTS = {
-    "qvid": "qvid", "per_head_max": "qvid", "leverage_qr": "qvid_qr", "column_norm": "column_norm",
-    "previous_attention": "last_row", "last_attention": "last_row", "variation": "variation",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,7 @@ def compute(config: Any, prompt: Prompt, cell: Cell) -> flops.Cost:
         visual = tokens_per_layer(cuts, n, depth)
         if cell.method.reading == "two_pass" and cuts[0].layer:
             visual = flops.two_pass(n, cuts[0].keep, cuts[0].layer, depth)
-        known = _COSTS.get(cell.method.rule.name)
+        known = KNOWN.get(cell.method.rule.name)
         counts = [n, *(cut.keep for cut in cuts)][: len(cuts)]
         about = (int(prompt.query.sum()), cell.method.params.get("rank", 16))
         if known and isinstance(about[1], int):
@@ -224,8 +220,7 @@ def measure(
     device, batch = next(model.parameters()).device, len(prompt.inputs["input_ids"])
     clock, longest = clock or clock_of(device), max(lengths)
 
-    # the engine's own seconds are the wall's
-    own = device.type == "cpu" and clock is not perf_counter
+    own = clock is process_time  # the engine's seconds are the wall's
 
     def task(cell: Cell) -> Callable[[], Run]:
         return lambda: run(model, prompt, cell, longest, clock=clock, exact_score=own)

@@ -1,6 +1,7 @@
-"""Where the time of one answer goes: vision, layers below the cut, scoring, layers above, decoding."""
+"""Where an answer's time goes: vision, layers below the cut, scoring, layers above, decoding."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -26,7 +27,7 @@ def parts(
     rounds: int = 3,
     clock: Callable[[], float] | None = None,
 ) -> pd.DataFrame:
-    """Milliseconds of the parts of an answer of `tokens` tokens, medians over rounds, in the schema.
+    """Milliseconds of the parts of an answer of `tokens` tokens, medians over rounds, as results.
 
     Cells with one cut at most. vision: until the language model begins, projector included; below:
     its layers before the cut (of the unpruned model: none); scoring; above: the others with norm
@@ -69,20 +70,20 @@ def _one(
     """Seconds of PARTS of one run."""
     marks: list[float] = []
     family = family_of(model)
-    at_begin = family.part(model, "language")
-    at_door = family.part(model, "layers")[door]
-    hooks = [
-        module.register_forward_pre_hook(lambda *_: marks.append(clock()))
-        for module in (at_begin, at_door)
-    ]
+
+    def mark(*_: Any) -> None:
+        if len(marks) < 2:  # decoding passes here, too
+            marks.append(clock())
+
+    places = family.part(model, "language"), family.part(model, "layers")[door]
+    hooks = [module.register_forward_pre_hook(mark) for module in places]
     start = clock()
     try:
-        # the marks of decoding come after the first two
         took = run(model, prompt, cell, tokens, clock=clock, exact_score=True)
     finally:
         for hook in hooks:
             hook.remove()
-    begin, there = marks[:2]
+    begin, there = marks
     vision, below = begin - start, there - begin
     above = took.first - vision - below - took.score
     return [vision, below, took.score, above, sum(took.steps)]
