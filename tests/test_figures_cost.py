@@ -36,10 +36,10 @@ def test_accuracy_over_cost():
         "gflops": [1.8, 0.9, 0.7, 0.7], "all": [100.0, 99, 93, 50], "all_stderr": 1.0,
     })  # fmt: skip
     (ax,) = accuracy_over_cost(cells, ["qvid", "random"]).axes
-    assert [t.get_text() for t in ax.get_legend().texts] == ["full, all tokens", "QViD", "random"]
+    assert [t.get_text() for t in ax.get_legend().texts] == ["full, all tokens", "QViD", "Random"]
     lines = [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) == 2]
     assert [0.7, 0.9] in lines  # in the order of cost
-    points = cells.rename(columns={"gflops": "tflops", "all": "value"})
+    points = cells.rename(columns={"gflops": "tflops", "all": "value_avg"})
     (ax,) = paper_over_cost(points).axes
     assert [t.get_text() for t in ax.texts] == ["16", "48", "16"]
     with pytest.raises(ValueError, match="gflops"):
