@@ -11,17 +11,20 @@ from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import NullLocator
 
 from . import figures
-from .figures import BLUE, GREEN, GREY, MAP, PURPLE, SKY, VERMILION
+from .figures import BLUE, GREEN, GREY, INK, MAP, PURPLE, SKY, VERMILION
 from .startup import STYLE
 from .views import Look, Side
 
 __all__ = ["explorer", "png"]
 
+GAP = 0.1  # between two pictures, whose width is 1
+STEP = 1 + GAP
 LOOKS = ((GREY, ""), (BLUE, "///"), (VERMILION, "..."), (GREEN, "xxx"), (PURPLE, "\\\\\\"))
 
 
@@ -29,23 +32,25 @@ LOOKS = ((GREY, ""), (BLUE, "///"), (VERMILION, "..."), (GREEN, "xxx"), (PURPLE,
 def explorer(look: Look) -> Figure:
     """The picture; for each method what it keeps, its scores, answer and cost; below, M's spectrum
     with the modes that vote, the query words, and how likely the first words of the answers are."""
-    sides, asked = look.sides, look.asked
-    width = 2.35 + 3.3 * len(sides)
+    panels = 1 + 2 * len(look.sides)
+    width = 1.76 * panels
     fig = Figure(figsize=(width, 4.9), layout="none")
-    edge = {"left": 0.15 / width, "right": 1 - 0.15 / width}
-    top = GridSpec(1, 1 + 2 * len(sides), fig, top=0.915, bottom=0.59, wspace=0.12, **edge)
-    _seen(fig.add_subplot(top[0]), look)
-    for place, side in enumerate(sides):
-        pair = [fig.add_subplot(top[1 + 2 * place + i]) for i in (0, 1)]
-        _side(*pair, look, side)
-    edge["left"] = 0.6 / width
-    bottom = GridSpec(1, 3, fig, top=0.38, bottom=0.17, wspace=0.3, width_ratios=(1, 2.2, 1.15),
-                      **edge)  # fmt: skip
+    ax = fig.add_axes((0.1 / width, 0.47, 1 - 0.2 / width, 0.52))
+    tall = look.asked.seen.shape[0] / look.asked.seen.shape[1]
+    # one axes for all pictures: each axes costs as much to draw as a picture
+    ax.set(xlim=(0, panels * STEP - GAP), ylim=(tall + 0.5, -0.31), aspect="equal")
+    ax.axis("off")
+    _seen(ax, look, tall)
+    for place, side in enumerate(look.sides):
+        _side(ax, look, side, (1 + 2 * place) * STEP, tall)
+    bottom = GridSpec(1, 3, fig, top=0.38, bottom=0.17, left=0.6 / width, right=1 - 0.15 / width,
+                      wspace=0.3, width_ratios=(1, 2.2, 1.15))  # fmt: skip
     spectrum, words, answers = (fig.add_subplot(cell) for cell in bottom)
     _spectrum(spectrum, look)
     figures._word_bars(words, look.words, look.rank)
-    _title(words, f"words of the question, M at the door of layer {asked.layer}")
-    words.legend(fontsize=7, loc="upper right", ncols=3, borderaxespad=0.1, handlelength=1.4)
+    _title(words, f"words of the question, M at the door of layer {look.asked.layer}")
+    words.legend(fontsize=6.5, loc="upper right", ncols=3, borderaxespad=0.1,
+                 handlelength=1.4, columnspacing=1)  # fmt: skip
     words.set_ylim(0, 1.22)
     _answers(answers, look)
     return fig
@@ -56,47 +61,59 @@ def _title(ax: Axes, text: str) -> None:
     ax.set_title(text, fontsize=9, y=1.0)
 
 
-def _seen(ax: Axes, look: Look) -> None:
-    asked = look.asked
-    figures._picture(ax, asked.seen)
-    ax.set_aspect(asked.seen.shape[0] / asked.seen.shape[1])
-    _title(ax, "\n".join(textwrap.wrap(figures.split_question(asked.question)[0], 26)[:3]))
-    whole = look.costs.iloc[0]
-    ax.set_xlabel(
-        f"full model: “{asked.answer.text}”\np = {asked.answer.probability:.2f}\n"
-        f"{asked.n_visual} tokens, {_count(whole['operations'])} operations",
-        fontsize=8,
-    )
+def _panel(ax: Axes, left: float, tall: float, above: str, below: str) -> tuple:
+    """Where an image of this panel goes; what stands above and below it."""
+    ax.text(left + 0.5, -0.03, above, ha="center", va="bottom", fontsize=9)
+    ax.text(left + 0.5, tall + 0.03, below, ha="center", va="top", fontsize=8)
+    return left, left + 1, tall, 0
 
 
-def _side(left: Axes, right: Axes, look: Look, side: Side) -> None:
-    asked = look.asked
+def _seen(ax: Axes, look: Look, tall: float) -> None:
+    asked, whole = look.asked, look.costs.iloc[0]
+    question = textwrap.wrap(figures.split_question(asked.question)[0], 26)
+    said = f"full model: “{asked.answer.text}”\np = {asked.answer.probability:.2f}\n"
+    said += f"{asked.n_visual} tokens\n{_count(whole['operations'])} operations"
+    ax.imshow(asked.seen, extent=_panel(ax, 0, tall, "\n".join(question[:2]), said))
+
+
+def _side(ax: Axes, look: Look, side: Side, left: float, tall: float) -> None:
+    """Kept tokens clear and framed, the others veiled; beside them the scores."""
+    asked, name = look.asked, side.method.label
     settings = ", ".join(f"{name} {value}" for name, value in side.settings.items())
-    _title(left, f"{side.method.label}\n{settings or 'its own settings'}")
+    name += f"\n{settings or 'its own settings'}"
     if side.problem:
-        for ax in (left, right):
-            ax.axis("off")
+        _panel(ax, left, tall, name, "")
         text = "\n".join(textwrap.wrap(side.problem, 46)[:11])
-        left.text(0, 0.95, text, va="top", fontsize=8, transform=left.transAxes)
+        ax.text(left, 0.1, text, va="top", fontsize=8)
         return
-    shape = asked.seen.shape[0] / asked.seen.shape[1]
-    figures._picture(left, asked.seen)
-    figures._patches(left, asked.board, side.kept)
-    left.set_aspect(shape)
-    line = look.costs.set_index("label").loc[side.method.label]
-    said = side.answer
-    left.set_xlabel(f"“{said.text}”, p = {said.probability:.2f}\n{_kept(side)}", fontsize=8)
-    right.imshow(side.scores.reshape(asked.board), cmap=MAP, extent=(0, 1, 1, 0))
-    right.set_aspect(shape)
-    figures._bare(right)
+    said = f"“{side.answer.text}”, p = {side.answer.probability:.2f}\n{_kept(side)}"
+    extent = _panel(ax, left, tall, name, said)
+    rows, columns = asked.board
+    veil = np.ones((rows * columns, 4))
+    veil[:, 3] = figures.VEIL
+    veil[list(side.kept), 3] = 0
+    ax.imshow(asked.seen, extent=extent)
+    ax.imshow(veil.reshape(rows, columns, 4), extent=extent)
+    if len(side.kept) < rows * columns:
+        places = (divmod(token, columns) for token in side.kept)
+        wide, high = 1 / columns, tall / rows
+        corners = [(left + column * wide, row * high) for row, column in places]
+        frames = [[(x, y), (x + wide, y), (x + wide, y + high), (x, y + high)] for x, y in corners]
+        ax.add_collection(PolyCollection(frames, facecolor="none", edgecolor=INK, lw=0.7))
     low, high = np.nanmin(side.scores), np.nanmax(side.scores)
-    _title(right, f"score, {low:.3g} to {high:.3g}")
-    same = line["same_cost"]
-    cost = f"mean {side.mean_tokens:.1f} tokens\n{100 * line['share']:.0f} % of the operations"
-    first = next(s for s in look.sides if s.answer)
-    if side is not first:
-        cost += "\nsame cost: " + (f"keep {same}" if same is not None else "not to be had")
-    right.set_xlabel(cost, fontsize=8)
+    extent = _panel(ax, left + STEP, tall, f"score,\n{low:.2g} to {high:.2g}", _cost(look, side))
+    ax.imshow(side.scores.reshape(asked.board), cmap=MAP, extent=extent)
+
+
+def _cost(look: Look, side: Side) -> str:
+    whole = look.costs["operations"].iloc[0]
+    share = 100 * side.operations / whole
+    text = f"mean {side.mean_tokens:.1f} tokens\n{share:.0f} % of the operations"
+    first = next(other for other in look.sides if other.answer)
+    if side is first:
+        return text
+    same = "not to be had" if side.same_cost is None else f"keep {side.same_cost}"
+    return f"{text}\n{first.method.label}'s cost: {same}"
 
 
 def _kept(side: Side) -> str:
@@ -136,7 +153,8 @@ def _answers(ax: Axes, look: Look) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("probability as the first word")
     _title(ax, "answers")
-    ax.legend(fontsize=7, loc="lower right", borderaxespad=0.1)
+    ax.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.02, -0.36), borderaxespad=0,
+              ncols=2, handlelength=1.4, columnspacing=1)  # fmt: skip
 
 
 def _count(number: float) -> str:
