@@ -174,7 +174,7 @@ class Panel:
 
     def _controls(self, name: str) -> dict[str, Any]:
         w, session = self.widgets, self.session
-        wide = {"layout": {"width": "99%"}, "style": {"description_width": "62px"}}
+        wide = {"layout": {"width": "99%"}, "style": {"description_width": "68px"}}
         slow = wide | {"continuous_update": False}
         methods = [(method(name).label, name) for name in every_method()]
         layer = OWN if session.layer is None else session.layer
@@ -224,7 +224,8 @@ class Panel:
     def _arranged(self) -> Any:
         w, names = self.widgets, list(self.controls)
         left = ["model", "example", "file", "upload", "question"]
-        right = [name for name in names if name not in left]
+        below = ["keep", "layer", "rank", "name", "save"]
+        right = [name for name in names if name not in left + below] + below
         columns = [
             w.VBox([self.controls[name] for name in side], layout={"width": "50%"})
             for side in (left, right)

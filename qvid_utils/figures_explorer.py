@@ -153,7 +153,7 @@ def _answers(ax: Axes, look: Look) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("probability as the first word")
     _title(ax, "answers")
-    ax.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.02, -0.36), borderaxespad=0,
+    ax.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.02, -0.46), borderaxespad=0,
               ncols=2, handlelength=1.4, columnspacing=1)  # fmt: skip
 
 
