@@ -25,7 +25,8 @@ playwright = pytest.importorskip(
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("QVID_BROWSER") or next(filter(None, map(shutil.which, NAMES)), "")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+         "--disable-background-networking", "--disable-component-update",
+         "--disable-sync"]  # fmt: skip
 TOKEN = "qvid"
 MINUTE = 60_000  # ms
 
