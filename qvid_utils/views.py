@@ -211,14 +211,18 @@ def opened(source: Any) -> Image.Image:
         if isinstance(source, Image.Image):
             return source.convert("RGB")
         if isinstance(source, np.ndarray):
+            if source.dtype != np.uint8 or source.ndim != 3:
+                raise ValueError(f"{source.dtype} of shape {source.shape}")
             return Image.fromarray(source).convert("RGB")
         if isinstance(source, bytes | memoryview):
             return Image.open(BytesIO(bytes(source))).convert("RGB")
         return Image.open(Path(source).expanduser()).convert("RGB")
     except (OSError, TypeError, ValueError, UnidentifiedImageError) as cause:
-        came = f"{len(source)} bytes" if isinstance(source, bytes | memoryview) else f"{source}"
+        came = str(source)
+        if not isinstance(source, str | Path):
+            came = f"{len(source)} bytes" if isinstance(source, bytes) else type(source).__name__
         raise ValueError(
-            f"picture: {came[:120]} cannot be read as one ({type(cause).__name__}); give a PNG or "
+            f"picture: {came} cannot be read as one ({type(cause).__name__}); give a PNG or "
             "JPEG file, its bytes, or an array (h, w, 3) of uint8"
         ) from cause
 

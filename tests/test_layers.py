@@ -22,9 +22,10 @@ LEVELS = {
     3: "pruning",
     4: "models tiny",
     5: "benchmarks grid measure",
-    6: "runner",
+    6: "runner views",
     7: "lmms figures regenerate distributed",
-    8: "command",
+    7.5: "figures_explorer",
+    8: "command explorer",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

@@ -64,7 +64,7 @@ def source_faults(notebook):
 
 
 def is_rule(node):
-    """A function under `@rule(...)`: what a notebook may define, since to show that is its point."""
+    """A function under `@rule(...)`: all that a notebook may define."""
     marks = [mark.func for mark in node.decorator_list if isinstance(mark, ast.Call)]
     return isinstance(node, ast.FunctionDef) and "rule" in [getattr(m, "id", "") for m in marks]
 
