@@ -18,13 +18,15 @@ LEVELS = {
     1.6: "methods_encoder",
     2: "methods evidence tower text_tower tower_site work",
     2.3: "stages",
+    2.5: "comparison catalogue",
     2.6: "pictures",
     3: "pruning",
     4: "models tiny",
     5: "benchmarks grid measure",
+    5.5: "cells",
     6: "runner views",
-    7: "lmms figures regenerate distributed",
-    7.5: "figures_explorer",
+    6.5: "dry_run figures",
+    7: "lmms regenerate figures_benchmarks figures_explorer image_alone ten_minutes distributed",
     8: "command explorer",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

@@ -235,10 +235,11 @@ def test_the_stored_cells_are_different_and_hold_both_notebooks():
     assert layers == {None, 0, *range(2, 12)}
 
 
-def test_profiles(loaded):
+def test_profiles(loaded, monkeypatch, tmp_path):
     model, _, suites = runner.setting("tiny")
     assert len(suites) == 6 and model.config.image_seq_length == 144
-    with pytest.raises(Unavailable, match="reads none of these six benchmarks yet"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Unavailable, match="profile='paper' needs llava-hf/llava-1.5-7b-hf, gqa"):
         runner.setting("paper")
     with pytest.raises(ValueError, match="must be one of tiny, paper"):
         runner.setting("large")
