@@ -24,11 +24,11 @@ LEVELS = {
     4: "models tiny",
     5: "benchmarks grid",
     5.5: "cells measure",
-    6: "runner",
+    6: "runner views",
     6.5: "dry_run figures",
-    7: "lmms regenerate figures_benchmarks image_alone ten_minutes distributed lmms_local",
-    7.5: "figures_methods figures_cost",
-    8: "command",
+    7: "lmms regenerate image_alone ten_minutes distributed lmms_local figures_benchmarks",
+    7.5: "figures_methods figures_cost figures_explorer",
+    8: "command explorer",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
