@@ -31,8 +31,8 @@ PACKAGE = ROOT / "qvid_utils"
 #: Files and folders that cannot change an answer or its score.
 NO_RESULT = (
     "__init__.py", "benchmarks/failures.py", "benchmarks/report.py", "benchmarks/stored.py",
-    "command.py", "distributed.py", "figures.py", "flops.py", "identity.py", "lmms.py",
-    "measure", "records.py", "regenerate.py", "results.py", "tiny",
+    "command.py", "costs.py", "distributed.py", "figures.py", "figures_cost.py", "flops.py",
+    "identity.py", "lmms.py", "measure", "records.py", "regenerate.py", "results.py", "tiny",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 #: Fields that say something about a method or a checkpoint and do nothing.
