@@ -23,21 +23,30 @@ from .rules import QUERY_WORDS
 from .schedules import At, Staged
 from .selection_encoder import Chunks
 
-__all__ = ["ABSENT", "VENUES", "catalogue", "departures", "refusal", "site", "store"]
+__all__ = [
+    "ABSENT", "GROUPS", "VENUES", "catalogue", "departures", "group", "refusal", "site", "store",
+]  # fmt: skip
 
 #: Where the work behind a method was published; a method that is not here is ours or a floor.
 VENUES: Mapping[str, str] = MappingProxyType({
-    "qvid": "ICML 2026 workshop", "fastv": "ECCV 2024", "fastv_k3": "ECCV 2024",
+    "qvid": "ICML 2026 workshop", "per_head_max": "QViD, Appendix E",
+    "column_norm": "QViD, Appendix B", "sigma_weighted": "QViD, Appendix E",
+    "leverage_qr": "QViD, Appendix F", "fastv": "ECCV 2024", "fastv_k3": "ECCV 2024",
     "sparsevlm": "ICML 2025", "sparsevlm_plus": "repository, 2025", "pyramiddrop": "CVPR 2025",
-    "dart": "EMNLP 2025", "fitprune": "AAAI 2025", "v2drop": "arXiv, 2025 and 2026",
-    "v2drop_cosine": "arXiv, 2025", "v2drop_qwen2_vl": "arXiv, 2025 and 2026",
+    "dart": "EMNLP 2025", "fitprune": "AAAI 2025", "v2drop": "CVPR 2026",
+    "v2drop_cosine": "arXiv, 2025", "v2drop_qwen2_vl": "CVPR 2026",
     "svd_prune": "arXiv 2604.11530", "fastervlm": "arXiv, 2024", "hired": "AAAI 2025",
     "visionzip": "CVPR 2025", "prumerge": "ICCV 2025", "prumerge_plus": "ICCV 2025",
     "vispruner": "ICCV 2025", "divprune": "CVPR 2025", "scope": "NeurIPS 2025",
     "holov": "NeurIPS 2025", "tome": "ICLR 2023", "trim": "COLING 2025",
     "cdpruner": "NeurIPS 2025",
 })  # fmt: skip
+#: Families whose prompts hold tokens that show no place, so that a picture is no plain grid.
+LINE_BREAKS = frozenset({"llava_onevision"})
 FLOORS = frozenset({"random", "stride", "pooling", "downsampling"})
+#: Ours, beyond both papers; what only takes a method apart (one cut, a rotated M) is not here.
+OURS = frozenset({"qvid_adaptive", "qvid_head_weighted"})
+GROUPS = ("in the language model", "before the language model", "ours", "floors")
 
 #: Works that the papers' tables name and this package does not have: (label, venue, why).
 ABSENT = (
@@ -64,6 +73,15 @@ def site(method: Method) -> str:
     return "door" if isinstance(schedule, At) and schedule.depth == 0 else "layers"
 
 
+def group(method: Method) -> str:
+    """One of GROUPS: where a method stands in the comparison."""
+    if method.name in FLOORS:
+        return "floors"
+    if method.name in OURS:
+        return "ours"
+    return "in the language model" if site(method) == "layers" else "before the language model"
+
+
 def words_of(method: Method) -> frozenset[str]:
     """The words of evidence that the rule and the selection read."""
     return frozenset({*method.rule.sees, *list(inspect.signature(method.select).parameters)[2:]})
@@ -78,6 +96,8 @@ def refusal(method: Method, family: Family) -> str:
         return "no class token"
     if method.encode is not None and family.whole_grid:
         return "needs its whole grid"
+    if "grid" in words and family.model_type in LINE_BREAKS:
+        return "line breaks among its patches"
     if method.positions == "contiguous" and not family.one_axis:
         return "positions along several axes"
     return ""
@@ -102,7 +122,7 @@ def departures() -> pd.DataFrame:
             "method": method.name,
             "chooses": _sentence(method.select),
             "source": method.source,
-            "departures": method.note or "None known.",
+            "departures": method.note,
         }
         for method in METHODS.values()
     ]

@@ -19,7 +19,7 @@ __all__ = [
 KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
 SEEDS = (1, 2)  # more shuffles of `random` beside its own, 0
 #: Methods at the door that renumber positions, and whose tokens have places of their own.
-REPOSITIONED = ("svd_prune", "fastervlm", "vispruner", "divprune", "scope", "holov", "cdpruner")
+REPOSITIONED = ("svd_prune", "fastervlm", "vispruner", "divprune", "scope", "cdpruner")
 #: How many tokens a cut at the door leaves to QViD, and whose cut it is.
 FIRST_CUTS = {72: ("divprune", "fastervlm", "svd_prune", "cdpruner", "stride"),
               36: ("divprune", "fastervlm", "svd_prune")}  # fmt: skip

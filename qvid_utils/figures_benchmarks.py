@@ -14,11 +14,11 @@ from .figures import _figure as new_figure
 from .figures import _need as need
 from .methods import METHODS
 
-__all__ = ["leads", "over_tau", "over_tokens"]
+__all__ = ["by_place", "leads", "over_tau", "over_tokens"]
 
 #: Names as the papers print them, where ours are longer or differ.
 PRINTED = {
-    "pdrop": "PyramidDrop", "prumerge": "PruMerge", "tome": "ToMe", "random": "random (ours alone)",
+    "pdrop": "PyramidDrop", "prumerge": "PruMerge", "tome": "ToMe", "random": "random (ours)",
     "hired": "HiRED", "sparsevlm": "SparseVLM",
 }  # fmt: skip
 
@@ -38,8 +38,8 @@ def leads(paper: pd.DataFrame, ours: pd.DataFrame, name: str = "QViD") -> Figure
     need(paper, ("budget_pct", "method", "lead", "whose"))
     need(ours, ("budget_pct", "method", "lead", "low", "high"))
     budgets = sorted({*paper["budget_pct"], *ours["budget_pct"]}, reverse=True)
-    last = pd.concat([paper, ours])[lambda f: f["budget_pct"] == budgets[-1]]
-    order = last.groupby("method")["lead"].first().sort_values().index.tolist()
+    middle = paper[paper["budget_pct"] == budgets[len(budgets) // 2]].sort_values("lead")
+    order = middle["method"].tolist()
     order += [m for m in dict.fromkeys([*paper["method"], *ours["method"]]) if m not in order]
     fig = new_figure(WIDTH + 0.6, 0.34 * len(order) + 1.5)
     axes = fig.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
@@ -56,7 +56,9 @@ def leads(paper: pd.DataFrame, ours: pd.DataFrame, name: str = "QViD") -> Figure
                   fontsize=9)  # fmt: skip
     handles = [
         axes[0].plot([], [], "o-", color=BLUE, ms=5, label="measured here, 95 % interval")[0],
-        axes[0].plot([], [], "D", color=VERMILION, mfc="white", ms=5, label="Table 1")[0],
+        axes[0].plot([], [], "D", color=VERMILION, mfc="white", ms=5, label="printed in Table 1")[
+            0
+        ],
         axes[0].plot([], [], "s", color=ORANGE, mfc="white", ms=5, label="its own paper's row")[0],
     ]
     fig.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
@@ -110,6 +112,41 @@ def over_tau(averages: pd.DataFrame, ranks: pd.DataFrame) -> Figure:
     return fig
 
 
+@styled
+def by_place(attention: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
+    """Attention received by a token's place in the prompt, and how often rules keep each place.
+
+    attention: `image_alone.attention_by_place`; chosen: `image_alone.chosen_by_place`, a line per
+    method, mean over eight neighbours. Source: SVD-Prune, figure 1 (upper two); the third is ours.
+    """
+    need(attention, ("place", "picture", "raw", "per_attender"))
+    need(chosen, ("method", "place", "kept"))
+    fig = new_figure(WIDTH, 6.2)
+    axes = fig.subplots(3, 1, sharex=True)
+    titles = ("mean over all tokens of the prompt", "mean over the tokens that can attend")
+    for ax, name, heading in zip(axes, ("raw", "per_attender"), titles, strict=False):
+        for picture, colour, label in ((True, BLUE, "picture"), (False, ORANGE, "text")):
+            own = attention[attention["picture"] == picture]
+            look = {"color": colour, "label": label, "ls": "", "marker": "o" if picture else "^"}
+            ax.plot(own["place"], own[name], ms=3, **look)
+        ax.axhline(1, color=INK, lw=0.8)
+        ax.set_ylabel("attention received\n(picture's mean = 1)")
+        ax.set_title(heading, fontsize=9)
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[1].set_ylim(bottom=0)
+    axes[0].legend(fontsize=8, loc="upper right", ncols=2)
+    for method, own in chosen.groupby("method", sort=False):
+        own = own.sort_values("place")
+        smooth = own["kept"].rolling(8, center=True, min_periods=4).mean()
+        colour, _, line = LOOKS[method]
+        axes[2].plot(own["place"], 100 * smooth, color=colour, ls=line, label=title(method))
+    axes[2].set(xlabel="place in the prompt (the first visual token is 0)", ylabel="kept (%)")
+    axes[2].set_title("what is kept, mean over eight neighbours", fontsize=9)
+    axes[2].legend(fontsize=8, ncols=4)
+    return fig
+
+
 LOOKS = {  # method -> colour, marker, line: no two share marker and line
     "svd_prune": (BLUE, "o", "-"), "qvid": (INK, "D", "-"), "fastervlm": (ORANGE, "^", "-"),
     "divprune": (GREEN, "s", "-"), "visionzip": (VERMILION, "P", "--"), "stride": (PALE, "d", "-."),
@@ -124,7 +161,7 @@ def over_tokens(panels: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> F
 
     panels: title -> method, keep, all, all_stderr (% of full).
     """
-    fig = new_figure(WIDTH + 0.4, 4.0)
+    fig = new_figure(WIDTH + 1.2, 4.1)
     axes = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (name, frame) in zip(axes, panels.items(), strict=True):
         need(frame, ("method", "keep", "all", "all_stderr"))
@@ -142,7 +179,7 @@ def over_tokens(panels: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> F
         keeps = sorted({k for part in panels.values() for k in part["keep"] if k < 100})
         ax.set_xticks(keeps, [str(keep) for keep in keeps])
         ax.minorticks_off()
-        ax.set(title=name, xlabel="visual tokens kept, of 144")
+        ax.set(title=name, xlabel="visual tokens kept")
     axes[0].set_ylabel("mean over suites (% of full)")
     found = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}
     fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize=8)

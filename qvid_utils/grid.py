@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .evidence import Evidence
+from .evidence import NEEDS_QUERY, Evidence
 from .families import family_of
 from .families.calls import wrapped_encoders
 from .methods import Method, method
@@ -314,6 +314,7 @@ def _record(cut: CutRecord, cell: _Cell, shared_by: int) -> CutRecord:
         method=cell.method.name,
         scores=scores.detach(),
         kept=cut.scored[kept.index],
+        n_query=cut.n_query if NEEDS_QUERY & words_of(cell.method) else 0,
         seconds=cut.seconds / shared_by,
     )
 

@@ -83,6 +83,12 @@ def test_a_record_says_what_was_asked_kept_and_how_long_it_took(loaded, suites, 
     assert len(found) == 4
 
 
+def test_cells_that_differ_in_name_alone_are_asked_once(loaded, suites, tmp_path):
+    cells = [Cell("qvid", 16), Cell("qvid", 16, None, {"query": "question"})]
+    found = evaluate(*loaded, suites[:1], cells, limit=3, store=tmp_path)
+    assert len(found) == 6 and len(lines(tmp_path)) == 3
+
+
 def cli(folder, *more) -> subprocess.Popen:
     options = ["--store", folder, "--methods", "qvid", "random", "--keeps", "16", "--limit", "12"]
     options += ["--suites", "tiny_gqa", "--batch-size", "1", "--workers", "1", *more]

@@ -160,6 +160,24 @@ def test_a_budget_below_the_floor_leaves_the_cell_out(loaded, suites):
     assert found["method"].unique().tolist() == ["qvid"] and len(found) == 4
 
 
+def test_cells_of_a_batch_are_asked_together(loaded, suites, monkeypatch):
+    """Twelve cells: one pass that scores, one batch for each length; staged ones run alone."""
+    model, processor = loaded
+    sizes, generate = [], type(model).generate
+
+    def counting(self, *args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "generate", counting)
+    cells = [*grid(["qvid", "column_norm", "fastv", "random"], [48, 32, 16]), Cell("v2drop", 48)]
+    found = evaluate(model, processor, suites[:1], cells)
+    assert sorted(sizes) == [4, 4, 16, 16, 16] and len(found) == 13 * 4
+    monkeypatch.undo()
+    alone = [evaluate(model, processor, suites[:1], [cell]) for cell in cells]
+    pd.testing.assert_frame_equal(found, pd.concat(alone, ignore_index=True))
+
+
 # ---------------------------------------------------------------- shared layers
 
 
@@ -222,16 +240,17 @@ def test_shared_layers_do_not_nest_and_leave_nothing(loaded):
 # ---------------------------------------------------------------- cells, profiles, storage
 
 
-def test_every_rule_is_among_the_scoring_cells():
-    methods = {cell.labels["method"] for cell in runner.scoring_cells()}
+def test_every_rule_is_among_the_scoring_cells(loaded):
+    methods = {cell.labels["method"] for cell in runner.scoring_cells(loaded[0].config)}
     used = {METHODS[name].rule.name for name in methods if name in METHODS} | methods
     assert set(METHODS) <= methods and set(RULES) <= used
 
 
-def test_the_stored_cells_are_different_and_hold_both_notebooks():
-    names = [tuple(cell.labels.values()) for cell in runner.stored_cells(12)]
+def test_the_stored_cells_are_different_and_hold_both_notebooks(loaded):
+    cells = runner.stored_cells(loaded[0].config)
+    names = [tuple(cell.labels.values()) for cell in cells]
     assert len(set(names)) == len(names)
-    layers = {cell.layer for cell in runner.stored_cells(12) if cell.method == "qvid"}
+    layers = {cell.layer for cell in cells if cell.method == "qvid"}
     assert layers == {None, 0, *range(2, 12)}
 
 

@@ -162,17 +162,17 @@ def shares(
 def beside(
     records: pd.DataFrame,
     suites: Sequence[Suite],
-    table: int | str,
+    table: int | str | pd.DataFrame,
     live: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """`results.beside_paper` over the benchmarks that both sides have, Avg with its error.
 
-    The paper's Avg is the printed one where we have all of its benchmarks, else it is taken anew
-    over the common ones. live: records of a run on fewer questions; its values follow in columns
-    of their own, named live. Records may hold several variants only where the table tells them
-    apart (rank, layer): filter before.
+    The paper's Avg is the printed one where it has one and we have all of its benchmarks, else it
+    is taken anew over the common ones. table: its name, or such a frame. live: records of a run on
+    fewer questions; its values follow in columns of their own, named live. Records may hold several
+    variants only where the table tells them apart (rank, layer): filter before.
     """
-    theirs = results.paper(table)
+    theirs = table if isinstance(table, pd.DataFrame) else results.paper(table)
     printed = [b for b in dict.fromkeys(theirs["benchmark"]) if b != AVERAGE]
     halves = HALVES["perception"] in printed
     wanted = [suite for suite in suites if _prints(suite, printed)]
@@ -180,7 +180,7 @@ def beside(
     rows = theirs[theirs["benchmark"].isin(common)]
     label = AVERAGE if len(common) == len(printed) else f"{AVERAGE} over common"
     average = theirs[theirs["benchmark"] == AVERAGE] if label == AVERAGE else None
-    average = results.normalised(rows) if average is None else average
+    average = results.normalised(rows) if average is None or average.empty else average
     rows = pd.concat([rows, average.assign(benchmark=label)])
     sides = [
         results.beside_paper(_printed(each, wanted, halves, label), rows)
