@@ -138,7 +138,9 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
 
 def write(folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for suite, frame in build(seed).items():
+    from . import edited  # the hallucination suite; it draws and stores as this module does
+
+    for suite, frame in {**build(seed), edited.NAME: edited.build(seed)}.items():
         # One dictionary for all pictures of a file: a picture of many questions is stored once.
         frame.to_parquet(
             folder / f"{suite}.parquet",

@@ -205,7 +205,7 @@ def _absent(scene: Scene, rng: np.random.Generator, how: str) -> str | None:
     return str(rng.choice(absent)) if absent else None
 
 
-def _with_article(kind: str) -> str:
+def with_article(kind: str) -> str:
     return f"a letter {kind}" if kind in LETTERS else f"a {kind}"
 
 
@@ -216,7 +216,7 @@ def existence(scene: Scene, rng: np.random.Generator, how: str = "", yes: bool |
     kind = str(rng.choice([t.kind for t in scene])) if yes else _absent(scene, rng, how)
     if kind is None:
         return None
-    return f"Is there {_with_article(kind)} in the picture?", "yes" if yes else "no"
+    return f"Is there {with_article(kind)} in the picture?", "yes" if yes else "no"
 
 
 def colour_of(scene: Scene, rng: np.random.Generator):
