@@ -39,9 +39,9 @@ ODDS = (0.58, *[0.07] * 6)
 class Preset:
     """Steps, pictures a step, questions a picture and peak rates."""
 
-    tower: int = 300
+    tower: int = 2200
     tower_batch: int = 16
-    language: int = 600
+    language: int = 1200
     pictures: int = 8
     questions: int = 14
     rate: float = 1e-3
