@@ -14,6 +14,7 @@ ARGS     ?=
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LAB       := $(VENV)/.installed-lab
+RAY       := $(VENV)/.installed-ray
 PIP       := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 # The oldest supported versions, for test-oldest. Packages that move with them are left to pip.
@@ -25,7 +26,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-oldest lab lint clean install
+.PHONY: help figures test test-extras test-oldest lab lint clean install
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -36,6 +37,9 @@ figures: $(INSTALLED)  ## run every notebook on the embedded model; write figure
 test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
 	$(BIN)/python -m pytest -q --nbval notebooks --nbval-sanitize-with tests/nbval.cfg --nbval-current-env
+
+test-extras: $(RAY)  ## the tests of the extra `ray`: a cluster of three nodes on this machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_distributed.py $(ARGS)
 
 lab: $(LAB)  ## JupyterLab in notebooks/
 	$(BIN)/python -m jupyterlab --notebook-dir notebooks $(ARGS)
@@ -73,6 +77,10 @@ $(BIN)/python:
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt setuptools
 	$(PIP) -c constraints.txt --no-build-isolation -e ".[test]"
+	@touch $@
+
+$(RAY): $(INSTALLED)
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,ray]"
 	@touch $@
 
 $(LAB): $(INSTALLED)

@@ -7,7 +7,7 @@ rows are rebuilt from projections, rotary pair and mask. `Scene` is the padded b
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +18,16 @@ from torch import Tensor, nn
 
 __all__ = ["Evidence", "Scene", "project"]
 
-NEEDS_QUERY = frozenset({"queries", "interaction", "attention"})
-NEEDS_SEQUENCE = frozenset({"attention", "last_row", "last_row_before"})
-LOOKS_BACK = frozenset({"previous", "last_row_before"})
+CLIP = frozenset({"clip_image", "clip_text"})  # both towers of CLIP
+NEEDS_QUERY = frozenset({"queries", "interaction", "attention", "clip_text"})
+RECEIVED = frozenset({"text_rows_before", "received_from_visual", "received_from_text"})
+KEY_NORMS = frozenset({"key_norms_before", "text_key_norms_before"})
+NEEDS_SEQUENCE = frozenset({"attention", "last_row", "last_row_before"}) | RECEIVED
+LOOKS_BACK = frozenset({"previous", "last_row_before"}) | RECEIVED | KEY_NORMS
+NEEDS_DOOR = frozenset({"features", "text_relevance"})
+NEEDS_CLASS = frozenset({"cls_row", "cls_patch", "last_cls_row"})  # a tower with a class token
+NEEDS_TOWER = NEEDS_CLASS | {"patches", "clip_image", "tower_keys", "received", "last_keys"}
+BLOCK = 2**24  # entries of an attention map that are there at once; one row of all heads at least
 
 
 @dataclass(eq=False)
@@ -45,6 +52,13 @@ class Evidence:
     find_query: Callable[[], Tensor] | None = None
     features_of: Tensor | None = None
     grid_of: Callable[[], tuple[int, int, int]] | None = None
+    find_text: Callable[[], Tensor] | None = None
+    at_door: Callable[[], tuple[Tensor, Tensor]] | None = None  # visual and text rows, layer 0
+    last_norm: nn.Module | None = None
+    frames_of: Callable[[], Tensor] | None = None
+    tower: Callable[[str], Tensor] | None = None  # a word → (N_v, ...)
+    clip: Any = None  # the pair of towers, with `image` and `words`
+    text_of: Callable[[], str] | None = None  # the query as text
 
     # ------------------------------------------------------------------------- the words
 
@@ -98,9 +112,113 @@ class Evidence:
         return self._rows(self.module_before, stream, self._last)[:, 0]
 
     @cached_property
+    def text_rows_before(self) -> Tensor:
+        """(H, N_t, N_v): attention of the text after the picture in layer ℓ-1."""
+        stream = self._previous_stream("text_rows_before")
+        return self._rows(self.module_before, stream, self._text)
+
+    @cached_property
+    def text_relevance(self) -> Tensor:
+        """(N_t,): mean over the visual tokens of softmax over the text of v·t, at layer 0."""
+        visual, text = (_wide(rows) for rows in self.at_door())
+        return (visual @ text.mT).softmax(-1).mean(0)
+
+    @cached_property
+    def rope_bias(self) -> Tensor:
+        """(N_t, N_v): the rotated logit of an all-ones query and key."""
+        cos, sin = _wide(self.cos), _wide(self.sin)  # (S, d_h): each angle stands there twice
+        text, visual = self._text, self.visual
+        return (cos[text] @ cos[visual].mT + sin[text] @ sin[visual].mT) / cos.shape[-1] ** 0.5
+
+    @cached_property
+    def received_from_visual(self) -> Tensor:
+        """(N_v,): column sums, over the visual rows, of layer ℓ-1's map of the largest head."""
+        return self._received("received_from_visual", self.visual)
+
+    @cached_property
+    def received_from_text(self) -> Tensor:
+        """(N_v,): the same over the rows of the text after the picture."""
+        return self._received("received_from_text", self._text)
+
+    @cached_property
+    def key_norms_before(self) -> Tensor:
+        """(N_v,): L1 norm of the visual tokens' keys in layer ℓ-1, rotated, as cached."""
+        return self._key_norms("key_norms_before", self.visual)
+
+    @cached_property
+    def text_key_norms_before(self) -> Tensor:
+        """(N_t,): the same of the text after the picture."""
+        return self._key_norms("text_key_norms_before", self._text)
+
+    @cached_property
+    def normed(self) -> Tensor:
+        """(N_v, d): the visual tokens through the model's last norm."""
+        return _wide(self.last_norm(self.stream[self.visual]))
+
+    @cached_property
+    def text_normed(self) -> Tensor:
+        """(N_t, d): the text after the picture through the model's last norm."""
+        return _wide(self.last_norm(self.stream[self._text]))
+
+    @cached_property
     def grid(self) -> tuple[int, int, int]:
         """(T, rows, cols) of the caller's visual tokens, before any cut."""
         return self.grid_of()
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """(N_v,) int64: the picture or frame of each token, -1 where it shows no place."""
+        return self.frames_of()
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """(N_v, D): what the vision tower fed to the projector."""
+        return self.tower("patches")
+
+    @cached_property
+    def tower_keys(self) -> Tensor:
+        """(H_t, N_v, d_t): keys of the tower's layer that gives the patches."""
+        return self.tower("tower_keys").transpose(0, 1)
+
+    @cached_property
+    def received(self) -> Tensor:
+        """(N_v,): attention received in that layer, mean over heads and queries."""
+        return self.tower("received")
+
+    @cached_property
+    def cls_row(self) -> Tensor:
+        """(H_t, N_v): attention that the class token pays in that layer."""
+        return self.tower("cls_row").T
+
+    @cached_property
+    def cls_patch(self) -> Tensor:
+        """(N_v, D): the class token's own feature, of each token's picture."""
+        return self.tower("cls_patch")
+
+    @cached_property
+    def last_cls_row(self) -> Tensor:
+        """(N_v,): the class token's softmax in the last layer, heads not separated."""
+        return self.tower("last_cls_row")
+
+    @cached_property
+    def last_keys(self) -> Tensor:
+        """(N_v, D): keys of the last layer, all heads in a row."""
+        return self.tower("last_keys")
+
+    @cached_property
+    def clip_image(self) -> Tensor:
+        """(N_v, D_p): the patches in the space that CLIP's two towers share."""
+        return self.clip.image(self.patches)
+
+    @cached_property
+    def clip_text(self) -> Tensor:
+        """(segments, D_p): the query's words in that space."""
+        return self.clip.words(self.text_of())
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """(N_v,) bool: which slots the vision tower filled."""
+        return self.tower("filled")
 
     @cached_property
     def prompt(self) -> int:
@@ -119,6 +237,10 @@ class Evidence:
     def _last(self) -> Tensor:
         return torch.tensor([len(self.stream) - 1], device=self.stream.device)
 
+    @property
+    def _text(self) -> Tensor:
+        return self.find_text()
+
     def _previous_stream(self, word: str) -> Tensor:
         if self.before is None:
             raise ValueError(
@@ -134,22 +256,38 @@ class Evidence:
 
     def _rows(self, module: nn.Module, stream: Tensor, rows: Tensor) -> Tensor:
         """Attention that the tokens `rows` pay to the visual ones in a layer: (H, n, N_v)."""
+        return torch.cat(list(self._blocks(module, stream, rows)), 1)
+
+    def _blocks(self, module: nn.Module, stream: Tensor, rows: Tensor) -> Iterator[Tensor]:
+        """The same a few rows at a time: (H, n', N_v) each."""
         everyone = torch.arange(len(stream), device=stream.device)
-        q = self._turned(project(module, "q_proj", stream[rows]), rows)
         k = self._turned(project(module, "k_proj", stream), everyone)
-        logits = q @ k.mT * module.self_attn.scaling
-        logits = logits.masked_fill(everyone > rows[:, None], -torch.inf)  # nobody looks ahead
-        return logits.softmax(-1)[..., self.visual]
+        for some in rows.split(max(1, BLOCK // k[..., 0].numel())):
+            q = self._turned(project(module, "q_proj", stream[some]), some)
+            logits = q @ k.mT * module.self_attn.scaling
+            logits = logits.masked_fill(everyone > some[:, None], -torch.inf)  # nobody looks ahead
+            yield logits.softmax(-1)[..., self.visual]
+
+    def _received(self, word: str, rows: Tensor) -> Tensor:
+        blocks = self._blocks(self.module_before, self._previous_stream(word), rows)
+        return sum(block.amax(0).sum(0) for block in blocks)
+
+    def _key_norms(self, word: str, places: Tensor) -> Tensor:
+        stream = self._previous_stream(word)[places]
+        keys = self._turned(project(self.module_before, "k_proj", stream), places)
+        # a head that serves several query heads is cached once
+        return keys.abs().sum((0, 2)) / self.module_before.self_attn.num_key_value_groups
 
 
 @dataclass(eq=False)
 class Scene:
     """A padded batch of prompts with pictures, at the door of the layer about to run.
 
-    The caller's own, (B, S): ids, given (no padding), counts of visual tokens,
-    features (B, S, d) entering layer 0. Of the tokens that are left, (B, S'): valid (no padding and
-    no filler), visual, number (of a visual token among its row's), column (in the caller's prompt),
-    hidden and before (B, S', d) entering this layer and the one before, rotary: cos and sin.
+    The caller's own, (B, S): ids, given (no padding), counts of visual tokens, pictures (where they
+    were), features (B, S, d) entering layer 0. Of the tokens that are left, (B, S'): valid (no
+    padding and no filler), visual, number (of a visual token among its row's), column (in the
+    caller's prompt), hidden and before (B, S', d) entering this layer and the one before, rotary:
+    cos and sin.
     """
 
     ids: Tensor
@@ -162,6 +300,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.valid, self.counts = self.given, self.visual.sum(1).tolist()
+        self.pictures = self.visual
         self.number = self.visual.cumsum(1) - 1
         places = torch.arange(self.ids.shape[1], device=self.ids.device)
         self.column = places.expand(self.ids.shape)
@@ -170,7 +309,7 @@ class Scene:
         """Layer i is about to run on `hidden`; what no rule sees is not held on to."""
         self.before = self.hidden if sees & LOOKS_BACK else None
         self.hidden, self.rotary = hidden, self.rotary or rotary
-        if i == 0 and "features" in sees:
+        if i == 0 and sees & NEEDS_DOOR:
             self.features = hidden
 
     def take(self, order: Tensor) -> None:
@@ -187,6 +326,13 @@ class Scene:
         for name in ("valid", "visual", "number", "column"):
             setattr(self, name, getattr(self, name).gather(1, order))
 
+    def relabel(self, row: int, slots: Tensor, sources: Tensor) -> None:
+        """In the columns `slots` of a row now stand the tokens of the columns `sources`."""
+        for name in ("number", "column"):
+            changed = getattr(self, name).clone()
+            changed[row, slots] = changed[row, sources]
+            setattr(self, name, changed)
+
     def places(self, row: int) -> Tensor:
         """(N_v,): where a row's visual tokens stand among its S' columns."""
         return self.visual[row].nonzero()[:, 0]
@@ -198,6 +344,9 @@ class Scene:
         here = self.valid[row].nonzero()[:, 0]
         visual, columns = self.visual[row, here].nonzero()[:, 0], self.column[row, here]
         cos, sin = (t.expand(len(self.valid), -1, -1)[row, here] for t in self.rotary)
+        shown = self.pictures[row].nonzero()[:, 0]
+        written = self.given[row].nonzero()[:, 0]
+        written = written[written > shown[-1]]  # the text after the picture is never cut
         return Evidence(
             layer=i,
             stream=self.hidden[row, here],
@@ -210,6 +359,8 @@ class Scene:
             module_before=layers[i - 1] if i else None,
             find_query=lambda: words[row, columns].nonzero()[:, 0],
             features_of=None if self.features is None else self.features[row, columns[visual]],
+            find_text=lambda: (columns > shown[-1]).nonzero()[:, 0],
+            at_door=lambda: (self.features[row, shown], self.features[row, written]),
             **about,
         )
 

@@ -10,8 +10,15 @@ its participation V_jk². Squaring costs half the digits, so it is done in float
 M's own rounding to float32 has cost already. A direction with σ_k² <= 1e-13 σ_1² is noise
 (repeated or zero rows leave such directions behind), its vectors are arbitrary, and it gets no
 vote.
+
+Only the rows u_kᵀ M that vote are formed, and on a CPU the float64 copy of M is made a slab at a
+time, in the same memory: fetching fresh memory for larger buffers costs more than the arithmetic.
+Where torch has several CPU threads they share out the heads: decompositions of this size are
+solved one after the other otherwise, and slower with more threads inside each.
 """
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral, Real
 
 import torch
@@ -20,6 +27,7 @@ from torch import Tensor
 __all__ = [
     "NULL",
     "check_rank",
+    "concentration",
     "effective_rank",
     "energy",
     "leverage",
@@ -32,6 +40,8 @@ __all__ = [
 ]
 
 NULL = 1e-13  # a squared singular value at or below this share of the largest counts as zero
+SLAB = 2**17  # entries of M that are float64 at a time on a CPU: 1 MiB, about what a cache holds
+ALONE = 32  # smaller problems are solved before a second thread has started
 
 
 def check_rank(rank: int | float) -> int | float:
@@ -57,8 +67,12 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
     Source: QViD, equation 5.
     """
     check_rank(rank)
-    s, parts = _modes(M)
-    return _back(_participation(s, parts, _leading(s, rank)), M)
+
+    def score(X: Tensor) -> Tensor:
+        slabs, s, U = _modes(X)
+        return _participation(slabs, s, U, _leading(s, rank))
+
+    return _back(_shared_out(score, _flat(M)), M)
 
 
 def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
@@ -68,10 +82,11 @@ def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
     the squared norm of the column. Errors as in `leverage`.
     Source: QViD, appendix E (sigma-weighted).
     """
-    s, parts = _modes(M)
-    if rank is not None:
-        parts = parts * _leading(s, check_rank(rank))[..., None]
-    return _back(parts.sum(-2), M)
+    if rank is None:
+        return _back(widen(M).square().sum(-2), M)
+    check_rank(rank)
+    slabs, s, U = _modes(_flat(M))
+    return _back(_weighted(slabs, U, _leading(s, rank), lambda norms, counts: counts.double()), M)
 
 
 def leverage_qr(M: Tensor, rank: int) -> Tensor:
@@ -113,8 +128,8 @@ def residual_query_leverage(M: Tensor, rank: int | float) -> Tensor:
     Errors as in `leverage`. Source: QViD, equation 3 (residual).
     """
     check_rank(rank)
-    s, parts = _modes(M.mT)
-    return _back(_participation(s, parts, ~_leading(s, rank)), M)
+    slabs, s, U = _modes(_flat(M.mT))
+    return _back(_participation(slabs, s, U, ~_leading(s, rank)), M)
 
 
 def spectrum(M: Tensor) -> Tensor:
@@ -137,6 +152,20 @@ def effective_rank(M: Tensor, share: float) -> Tensor:
     return _leading(spectrum(M).square(), share).sum(-1)
 
 
+def concentration(M: Tensor) -> Tensor:
+    """How few modes hold the energy: Σ_k p_k² with p_k = σ_k² / Σσ²; 1 / it counts the modes.
+
+    M (..., N_q, N_v) → (...,) float64: 1 where one mode holds all, 1/m where m share it equally,
+    0 for a zero matrix. Without a decomposition: ‖M Mᵀ‖² / ‖M‖⁴. Errors as in `widen`.
+    """
+    X = widen(M)
+    scale = X.abs().amax((-2, -1), keepdim=True)  # keeps the fourth powers in range
+    X = X / scale.where(scale > 0, 1)
+    gram = X @ X.mT if X.shape[-2] <= X.shape[-1] else X.mT @ X
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return gram.square().sum((-2, -1)) / trace.where(trace > 0, 1).square()
+
+
 def numerical_rank(M: Tensor) -> Tensor:
     """Number of directions with σ_k² > 1e-13 σ_1².  M (..., N_q, N_v) → (...,) int64."""
     return _live(spectrum(M).square()).sum(-1)
@@ -148,6 +177,11 @@ def widen(M: Tensor) -> Tensor:
     Raises TypeError unless M is floating-point, ValueError unless it has two non-empty last axes
     and finite entries.
     """
+    return _checked(M).double()
+
+
+def _checked(M: Tensor) -> Tensor:
+    # M as it came, on a device that has float64
     if M.dim() < 2 or 0 in M.shape:
         raise ValueError(
             f"the interaction matrix has shape {tuple(M.shape)}: it needs at least one question "
@@ -155,29 +189,90 @@ def widen(M: Tensor) -> Tensor:
         )
     if not M.is_floating_point():
         raise TypeError(f"the interaction matrix holds {M.dtype}: give floating-point numbers")
-    broken = int((~torch.isfinite(M)).sum())
-    if broken:
+    low, high = M.aminmax()  # NaN if there is one; a pass without a mask, and one synchronisation
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        broken = int((~torch.isfinite(M)).sum())
         raise ValueError(
             f"{broken} of {M.numel()} entries of the interaction matrix are NaN or infinite: look "
             "for NaN or overflow in the hidden states that were scored"
         )
-    return M.cpu().double() if M.device.type == "mps" else M.double()
+    return M.cpu() if M.device.type == "mps" else M
 
 
 def _back(result: Tensor, M: Tensor) -> Tensor:
+    result = result.reshape(*M.shape[:-2], -1)
     return result.float().to(M.device) if M.device.type == "mps" else result
 
 
-def _modes(M: Tensor) -> tuple[Tensor, Tensor]:
-    # σ² (..., m), largest first, and the energies σ_k² V_jk² (..., m, N_v), with m = min(N_q, N_v)
-    M = widen(M)
-    if M.shape[-2] > M.shape[-1]:
+def _flat(M: Tensor) -> Tensor:
+    # (B, N_q, N_v), checked; no gradient flows through a choice of tokens
+    return _checked(M).detach().reshape(-1, *M.shape[-2:])
+
+
+def _shared_out(score: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+    # score(X), the matrices of the batch shared out among torch's threads, one inside each
+    threads = torch.get_num_threads()
+    if X.device.type != "cpu" or min(threads, len(X)) == 1 or min(X.shape[1:]) < ALONE:
+        return score(X)
+    alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    try:
+        with ThreadPoolExecutor(min(threads, len(X)), **alone) as pool:
+            return torch.cat(list(pool.map(score, X.tensor_split(min(threads, len(X))))))
+    finally:
+        torch.set_num_threads(threads)  # what threads to come begin with
+
+
+def _modes(X: Tensor) -> tuple["_Slabs", Tensor, Tensor]:
+    # (X, σ², U), largest first: the new X (B, m, N_v) has the right singular directions of the
+    # old, X Xᵀ = U diag(σ²) Uᵀ, m = min(N_q, N_v); row k of Uᵀ X is σ_k v_kᵀ
+    if X.shape[-2] > X.shape[-1]:
         # Same right singular directions and column norms from N_v rows; unlike MᵀM, Householder QR
         # is accurate column by column, so small columns beside huge ones keep their digits.
-        M = torch.linalg.qr(M, mode="r").R
-    s, U = torch.linalg.eigh(M @ M.mT)
-    s, U = s.flip(-1).clamp_min(0), U.flip(-1)  # eigh sorts upwards; rounding can go below 0
-    return s, (U.mT @ M).square()
+        X = torch.linalg.qr(X.double(), mode="r").R
+    G = X.new_empty(len(X), X.shape[1], X.shape[1], dtype=torch.float64)
+    slabs = _Slabs(X)
+    for part, slab in slabs:
+        torch.bmm(slab, slab.mT, out=G[part])
+    s, U = torch.linalg.eigh(G)
+    return slabs, s.flip(-1).clamp_min(0), U.flip(-1)  # eigh sorts upwards, and can round below 0
+
+
+class _Slabs:
+    """The matrices of a batch (B, m, N_v), some at a time in float64, in the same memory."""
+
+    def __init__(self, X: Tensor):
+        self.X, on_cpu = X, X.device.type == "cpu"
+        self.size = min(len(X), max(1, SLAB // X[0].numel())) if on_cpu else len(X)
+        self.wide = X if X.dtype == torch.float64 else None
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        X, size = self.X, self.size
+        if self.wide is None and size == len(X):
+            self.wide = X.double()
+        buffer = (
+            None if self.wide is not None else X.new_empty(size, *X.shape[1:], dtype=torch.float64)
+        )
+        for start in range(0, len(X), size):
+            part = slice(start, start + size)
+            if buffer is None:
+                yield part, self.wide[part]
+            else:
+                yield part, buffer[: len(X[part])].copy_(X[part])
+
+
+def _weighted(
+    slabs: _Slabs, U: Tensor, chosen: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    # (B, N_v): Σ_k w_k (u_kᵀ X)² over the chosen modes; weigh(‖u_kᵀ X‖², chosen) gives the w_k
+    some = chosen.any(0).nonzero()[:, 0]  # the modes that count in at least one matrix
+    rows, votes = U[..., some].mT, chosen[:, some]
+    count, _, n = slabs.X.shape
+    out = U.new_empty(count, 1, n)
+    memory = U.new_empty(slabs.size, len(some), n)
+    for part, slab in slabs:
+        parts = torch.bmm(rows[part], slab, out=memory[: len(slab)]).square_()
+        torch.bmm(weigh(parts.sum(-1), votes[part])[:, None], parts, out=out[part])
+    return out[:, 0]
 
 
 def _live(s: Tensor) -> Tensor:
@@ -192,8 +287,9 @@ def _leading(s: Tensor, rank: int | float) -> Tensor:
     return before < (rank - 1e-12) * s.sum(-1, keepdim=True)
 
 
-def _participation(s: Tensor, parts: Tensor, chosen: Tensor) -> Tensor:
-    chosen = chosen & _live(s)
-    # A row's own norm is truer than its eigenvalue: each mode that counts sums to 1 exactly.
-    weight = chosen / parts.sum(-1).where(chosen, 1)  # 1/σ², else 0
-    return (parts * weight[..., None]).sum(-2).clamp_max(1)  # rounding can go above 1
+def _participation(slabs: _Slabs, s: Tensor, U: Tensor, chosen: Tensor) -> Tensor:
+    def weigh(norms: Tensor, counts: Tensor) -> Tensor:
+        # A row's own norm is truer than its eigenvalue: each mode that counts sums to 1 exactly.
+        return counts / norms.where(counts, 1)  # 1/σ², else 0
+
+    return _weighted(slabs, U, chosen & _live(s), weigh).clamp_max_(1)  # rounding can go above 1

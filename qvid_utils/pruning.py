@@ -12,13 +12,12 @@ the rotary pair that fit. `input_ids` stay as they are, and with them every posi
 the library derives from them. Between calls one thing is remembered, for each cache: its `Ledger`.
 """
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -37,23 +36,16 @@ from .families.calls import (
     in_chunks,
     pictures_once,
     real_tokens,
-    sizes_seen,
 )
 from .methods import Method
 from .methods import method as find_method
-from .rules import Rule
+from .pictures import Pictures
 from .schedules import Cut
 from .selection import Kept
+from .stages import DEFAULT_KEEP, Stage, Step, check_numbers, stages_of, steps_of
 from .vocabulary import WORDS
 
 __all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
-
-
-class _Default(int):
-    """An int that can be told from the same number given by the caller."""
-
-
-DEFAULT_KEEP = _Default(64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,24 +89,27 @@ class Trace:
 def pruned(
     model: nn.Module,
     method: str | Method | Sequence[tuple] = "qvid",
-    keep: int = DEFAULT_KEEP,
+    keep: int | Sequence[int] = DEFAULT_KEEP,
     *,
     layer: int | None = None,
     query: str | Tensor | None = None,
     positions: str | None = None,
     reading: str | None = None,
     processor: Any = None,
+    clip: Any = None,
     **params: Any,
 ) -> Iterator[Trace]:
     """Prune visual tokens inside the block; leave the model as it was found, also after an error.
 
     method: a name in METHODS, a rule's name, or a Method; keep (default 64): visual tokens per
-    prompt, after the cut of a single-cut method, as the mean over layers of a staged one; layer:
-    where a single cut is made (0..L-1; default: the method's depth); query: "question", "content",
-    "prompt", or a bool mask over the prompt's tokens; positions: "original" or "contiguous";
-    reading: "in_place", or "two_pass" (score at the layer, then start over without the losers);
-    processor: whose chat template finds the question, where `load` did not already say; params: of
-    the rule, e.g. rank=8.
+    prompt, after the cut of a single-cut method, as the mean over layers of a staged one, or a list
+    with such a number for each row of the batch; layer: where a single cut is made (0..L-1;
+    default: the method's depth); query: "question", "content", "prompt", or a bool mask over the
+    prompt's tokens; positions: "original" or "contiguous"; reading: "in_place", or "two_pass"
+    (score at the layer, then start over without the losers); processor: whose chat template finds
+    the question, where `load` did not already say; clip: folder or hub id of the CLIP pair, for
+    methods that need its text tower (default: beside the model, else its family's); params: of the
+    rule, e.g. rank=8, or of a selection that has options, e.g. official_counts=True.
 
     Methods compose: [("divprune", 72), ("qvid", 16, {"rank": 8})] cuts with each in turn, at its
     own layer and with its own options, and each sees what the ones before have left. `keep` of a
@@ -127,62 +122,9 @@ def pruned(
     ValueError, TypeError or Unavailable, with what is allowed, where something cannot be done.
     """
     options = {"layer": layer, "query": query, "positions": positions, "reading": reading, **params}
-    options = {name: value for name, value in options.items() if value is not None}
-    if isinstance(method, str | Method | Rule):
-        wanted = [(method, keep, options)]
-    else:
-        wanted = _composed(method, keep, options)
-    stages = [_stage(model, name, count, **more) for name, count, more in wanted]
-    if len(stages) > 1 and any(stage.method.reading == "two_pass" for stage in stages):
-        raise ValueError("reading='two_pass' starts over after one method: compose with 'in_place'")
-    with _Engine(model, stages, processor).attached() as trace:
+    stages = stages_of(model, method, keep, options)
+    with _Engine(model, stages, processor, clip).attached() as trace:
         yield trace
-
-
-def _composed(methods: Any, keep: int, options: dict[str, Any]) -> list[tuple]:
-    """[(method, keep, options)] as (method, keep, options) of each; TypeError with the form."""
-    form = "give a method's name, or a list such as [('divprune', 72), ('qvid', 16, {'rank': 8})]"
-    if not isinstance(methods, list | tuple) or not methods:
-        raise TypeError(f"method={methods!r}: {form}")
-    for entry in methods:
-        if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
-            raise TypeError(f"method=[... {entry!r} ...]: {form}")
-        if len(entry) == 3 and not isinstance(entry[2], dict):
-            raise TypeError(f"method=[... {entry!r} ...]: the third part is a dict of options")
-    if keep is not DEFAULT_KEEP or options:
-        given = ", ".join([*(["keep"] if keep is not DEFAULT_KEEP else []), *options])
-        raise TypeError(f"{given}: belongs to one of several methods; {form}")
-    return [(*entry, {}) if len(entry) == 2 else tuple(entry) for entry in methods]
-
-
-@dataclass(frozen=True, eq=False)
-class _Stage:
-    """One method of a block: what its rule and selection read, its cuts, its choice."""
-
-    method: Method
-    sees: set[str]
-    plan: Callable[[int], tuple[Cut, ...]]
-    choose: Callable[[Evidence, int], tuple[Tensor, Kept]]
-
-
-def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **more: Any) -> _Stage:
-    chosen = find_method(name, **more)
-    n_layers = _check_numbers(model, keep, layer)
-    rule, words = chosen.rule, tuple(inspect.signature(chosen.select).parameters)[2:]
-
-    def choose(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
-        scores = rule(*(getattr(evidence, word) for word in rule.sees), **chosen.params)
-        if scores.shape != evidence.visual.shape:
-            raise ValueError(
-                f"rule {rule.name!r} gave scores of shape {tuple(scores.shape)} for "
-                f"{len(evidence.visual)} visual tokens: return one number per token"
-            )
-        return scores, chosen.select(scores, count, **{w: getattr(evidence, w) for w in words})
-
-    def plan(n_visual: int) -> tuple[Cut, ...]:
-        return chosen.schedule(keep, n_visual, n_layers, layer)
-
-    return _Stage(chosen, {*rule.sees, *words}, plan, choose)
 
 
 @contextmanager
@@ -196,7 +138,7 @@ def observed(
 ) -> Iterator[list[dict[str, Any]]]:
     """Collect evidence where a layer begins and change nothing: one dict for each prompt with
     pictures, e.g. `observed(model, "interaction", layer=3)`, with the words as keys."""
-    _check_numbers(model, 1, layer)
+    check_numbers(model, 1, layer)
     unknown = sorted(set(words) - set(WORDS))
     if unknown:
         raise ValueError(f"no evidence is called {', '.join(unknown)}; known: {', '.join(WORDS)}")
@@ -208,24 +150,11 @@ def observed(
         every = torch.arange(count, device=evidence.visual.device)
         return torch.zeros(count, device=every.device), Kept(every)
 
-    def plan(n_visual: int) -> tuple[Cut, ...]:
+    def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
         return (Cut(layer, n_visual),)
 
-    with _Engine(model, [_Stage(neutral, set(words), plan, choose)], processor).attached():
+    with _Engine(model, [Stage(neutral, set(words), plan, choose)], processor).attached():
         yield found
-
-
-def _check_numbers(model: nn.Module, keep: int, layer: int | None) -> int:
-    n_layers = len(family_of(model).part(model, "layers"))
-    for name, value in (("keep", keep), ("layer", layer)):
-        free = name == "layer" and value is None  # None is the method's own depth
-        if not free and (isinstance(value, bool) or not hasattr(value, "__index__")):
-            raise TypeError(f"{name}={value!r}: give a whole number")
-    if keep < 1:
-        raise ValueError(f"keep={keep}: keep at least 1 visual token of each prompt")
-    if layer is not None and not 0 <= layer < n_layers:
-        raise ValueError(f"layer={layer}: the model has layers 0 to {n_layers - 1}")
-    return n_layers
 
 
 @dataclass(eq=False)
@@ -247,14 +176,6 @@ class Ledger:
     mark: Tensor | None = None
 
 
-class _Step(NamedTuple):
-    """One cut of one row: `stage` numbers the methods of the block."""
-
-    layer: int
-    stage: int
-    keep: int
-
-
 @dataclass(eq=False)
 class _Call:
     """One forward call; tensors are (B, S), the tokens at the door of the layer about to run."""
@@ -266,27 +187,10 @@ class _Call:
     mask: Any = None
     rotary: tuple[Tensor, Tensor] | None = None
     scene: Scene | None = None  # only where the call has pictures, like the rest
-    plan: list[list[_Step]] = field(default_factory=list)  # per row, in the order of the cuts
+    plan: list[list[Step]] = field(default_factory=list)  # per row, in the order of the cuts
     words: list[Tensor | None] = field(default_factory=list)  # per stage: (B, S) its query tokens
     look: int | None = None  # two_pass: where to score before starting over ...
     verdict: Tensor | None = None  # ... and who survived
-
-
-def _among(steps: list[_Step], stage: _Stage, n_visual: int) -> tuple[Cut, ...]:
-    """The cuts of a method that finds what earlier ones have left at its first layer."""
-    problem = None
-    for m in range(len(steps), -1, -1):  # as many of the others' cuts come before it
-        try:
-            cuts = stage.plan(steps[m - 1].keep if m else n_visual)
-        except ValueError as cause:
-            problem = problem or cause
-            continue
-        door = cuts[0].layer
-        if (not m or steps[m - 1].layer <= door) and (m == len(steps) or door < steps[m].layer):
-            return cuts
-    if not steps:
-        raise problem
-    raise type(problem)(f"method {stage.method.name!r} after the others: {problem}") from problem
 
 
 class _Scored(Exception):
@@ -303,17 +207,18 @@ class _Engine:
     def __init__(
         self,
         model: nn.Module,
-        stages: Sequence[_Stage],
+        stages: Sequence[Stage],
         processor: Any,
+        clip: Any = None,
     ):
         self.model, self.family, self.base = model, family_of(model), model.base_model
         self.text = self.family.part(model, "language")
         self.layers = self.family.part(model, "layers")
         self.config = self.text.config
         self.stages, self.processor = stages, processor
-        self.sees = set().union(*(stage.sees for stage in stages))
-        self.trace, self.calls, self.now, self.arguments = Trace(), 0, None, {}
-        self.sizes: dict[str, Any] = {}  # of the pictures, for rules that see the grid
+        self.pictures = Pictures(model, stages, processor, clip)
+        self.sees = self.pictures.sees
+        self.trace, self.calls, self.now = Trace(), 0, None
         self.ledger, self.ledgers = Ledger(), WeakKeyDictionary()  # cache -> Ledger
         kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"} or getattr(self.config, "sliding_window", None):
@@ -341,13 +246,12 @@ class _Engine:
             for module, hook in wanted:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             left.callback(self.base.register_forward_hook(self.end).remove)
-            if "grid" in self.sees:
-                self.sizes = left.enter_context(sizes_seen(self.model))
+            left.enter_context(self.pictures.watched())
             yield self.trace
 
     def forget(self) -> None:
         _ACTIVE.discard(self.base)
-        self.now, self.arguments, self.ledgers = None, {}, WeakKeyDictionary()
+        self.now, self.ledgers = None, WeakKeyDictionary()
 
     def _entering(self, i: int) -> Callable:
         return lambda layer, args, kwargs: self.enter(i, args, kwargs)
@@ -440,14 +344,16 @@ class _Engine:
         """Find the visual tokens and the question, and decide where to cut."""
         given = torch.ones_like(ids, dtype=torch.bool) if now.valid is None else now.valid
         scene = Scene(ids, given, self._visual(ids) & given)
-        now.scene, self.arguments = scene, kwargs
+        now.scene = scene
+        self.pictures.begin(scene, kwargs)
         two_pass = self.stages[0].method.reading == "two_pass"
         whole = sorted(self.sees & NEEDS_SEQUENCE) or ["two_pass"] * two_pass
         check_prompt(given, scene.visual, past, whole)
         if past and not self.family.one_axis:
             check_axes(kwargs.get("position_ids"))
         depth = len(self.layers)
-        now.plan, means = zip(*(self._steps(n, depth) for n in scene.counts), strict=True)
+        rows = [steps_of(self.stages, row, scene.counts, depth) for row in range(len(ids))]
+        now.plan, means = zip(*rows, strict=True)
         doors = {step.layer for row in now.plan for step in row}
         if two_pass and doors != {0}:
             if len(doors) > 1:
@@ -475,27 +381,11 @@ class _Engine:
         now.sites |= doors
         for step in (step for row in now.plan for step in row):
             door = step.layer if now.look is None else 0
-            anew = self.stages[step.stage].method.positions == "contiguous"
+            policy = self.stages[step.stage].method.positions
+            anew = policy != "original" and self.family.one_axis
             (self.ledger.renumbered.add if anew else self.ledger.renumbered.discard)(door)
         self.calls += 1
         return now
-
-    def _steps(self, n_visual: int, depth: int) -> tuple[list[_Step], float]:
-        """The cuts of a prompt, in their order, and the mean over layers of what they leave."""
-        steps: list[_Step] = []
-        for k, stage in enumerate(self.stages if n_visual else ()):
-            steps += [_Step(cut.layer, k, cut.keep) for cut in _among(steps, stage, n_visual)]
-            steps.sort(key=lambda step: step.layer)  # stable: at one layer in the caller's order
-        counts = [n_visual] * depth
-        for step in steps:
-            if step.keep > counts[step.layer]:
-                raise ValueError(
-                    f"method {self.stages[step.stage].method.name!r} keeps {step.keep} visual "
-                    f"tokens at layer {step.layer}, where the others have left "
-                    f"{counts[step.layer]}: ask for less, or put it before them"
-                )
-            counts[step.layer :] = [step.keep] * (depth - step.layer)
-        return steps, sum(counts) / depth
 
     def score_first(self, text: nn.Module, args: tuple, kwargs: dict) -> None:
         """two_pass: run the first layers on everything for the sake of the scores alone."""
@@ -573,17 +463,23 @@ class _Engine:
             if keep is None:
                 continue
             started, places = perf_counter(), scene.places(row)
-            about = {"rope": stage.method.rope, "grid_of": functools.partial(self._grid, row)}
+            numbers = scene.number[row, places]
+            about = {"rope": stage.method.rope, "last_norm": self.text.norm}
+            about |= self.pictures.about(row, numbers, words)
             evidence = scene.evidence(i, row, self.layers, words, **about)
             scores, kept = stage.choose(evidence, keep)
+            depth, door = len(self.layers), i if now.look is None else 0
+            until = next((s.layer for s in steps if (s.layer, s.stage) > (i, k)), depth)
+            more = len(kept.index) - keep  # a selection may have counts of its own
+            self.trace.mean_tokens[row] += more * (until - door) / depth
             survivors[row, places] = False
             survivors[row, places[kept.index]] = True
-            if kept.merged is not None:
+            merged = self.pictures.projected(i, stage.method.name, kept)
+            if merged is not None:
                 if now.look is not None:
                     raise ValueError("reading='two_pass' cannot merge tokens; use 'in_place'")
                 scene.hidden = scene.hidden.clone()  # others may hold on to the stream as it was
-                scene.hidden[row, places[kept.index]] = kept.merged.to(scene.hidden.dtype)
-            numbers = scene.number[row, places]
+                scene.hidden[row, places[kept.index]] = merged.to(scene.hidden.dtype)
             self.trace.cuts.append(
                 CutRecord(
                     call=self.calls - 1,
@@ -598,16 +494,9 @@ class _Engine:
                     seconds=perf_counter() - started,
                 )
             )
+            if kept.stands is not None:
+                scene.relabel(row, places[kept.index], places[kept.stands])
         return survivors
-
-    def _grid(self, row: int) -> tuple[int, int, int]:
-        counts, call, copies = self.now.scene.counts, self.arguments, 1
-        if call.get("mm_encoder_outputs"):  # generate has encoded each prompt once, for all beams
-            encoded = [f"get_{kind}_features" for kind in call["mm_encoder_outputs"]]
-            copies = sum(counts) // sum(self.sizes["encoded"][name] for name in encoded)
-        call = {**self.sizes, **{name: v for name, v in call.items() if v is not None}}
-        call["input_ids"] = call["input_ids"][::copies]
-        return self.family.grid(self.model.config, counts[row], call, row // copies)
 
     def remask(self, i: int, hidden: Tensor, cache: Any) -> None:
         """The mask, and the rotary pair if renumbered, of layer i and the ones that follow."""

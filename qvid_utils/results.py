@@ -212,6 +212,12 @@ def paper(table: int | str) -> pd.DataFrame:
     return read(known[stem])
 
 
+def peers() -> pd.DataFrame:
+    """What the compared methods print of themselves: all of data/paper/peers_*.csv, long form."""
+    files = sorted((DATA / "paper").glob("peers_*.csv"))
+    return pd.concat([read(path) for path in files], ignore_index=True)
+
+
 def _budgets(frame: pd.DataFrame) -> pd.Series:
     """Share of visual tokens kept in %, to one decimal as the papers print it.
 

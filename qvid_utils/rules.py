@@ -18,17 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .linalg import energy, leverage, widen
+from .linalg import concentration, energy, leverage, widen
 from .linalg import leverage_qr as leverage_by_qr
 from .vocabulary import WORDS
 
 __all__ = ["QUERY_WORDS", "RULES", "Rule", "rule"]
 
-QUERY_WORDS = frozenset({"interaction", "queries", "attention", "last_row", "last_row_before"})
+QUERY_WORDS = frozenset(
+    ("interaction", "queries", "attention", "last_row", "last_row_before", "clip_text")
+    + ("text_rows_before", "text_relevance", "received_from_text")
+    + ("text_key_norms_before", "text_normed")
+)
 # Names that `Method` and `pruned` take for themselves: a hyper-parameter could never be reached.
 RESERVED = frozenset(
     ("model", "method", "keep", "layer", "query", "positions", "reading", "processor", "rope")
     + ("name", "rule", "schedule", "select", "params", "source", "note", "label")
+    + ("encode", "extra", "official_counts", "clip")
 )
 
 
@@ -160,6 +165,18 @@ def leverage_qr(interaction: Tensor, *, rank: int = 16) -> Tensor:
     return leverage_by_qr(interaction, rank).mean(0)
 
 
+@rule(source="ours: leverage of each head weighted by how concentrated its spectrum is")
+def qvid_head_weighted(interaction: Tensor, *, rank: int | float = 16) -> Tensor:
+    """As `qvid`, but a head speaks with the weight w_h = Σ_k p_k², p_k = σ_k² / Σσ².
+
+    w_h is 1 where one mode holds all energy and 1/m where m modes share it: Σ_h w_h L_hj / Σ_h w_h.
+    interaction (H, N_q, N_v) → (N_v,), in [0, 1]; zeros for a zero matrix.
+    """
+    weight = concentration(interaction)[:, None]
+    total = weight.sum(0)
+    return ((leverage(interaction, rank) * weight).sum(0) / total.where(total > 0, 1)).float()
+
+
 # --- attention and token dynamics -------------------------------------------------------------
 
 
@@ -188,6 +205,67 @@ def variation(hidden: Tensor, previous: Tensor) -> Tensor:
     hidden (N_v, d), previous (N_v, d) → (N_v,), >= 0.
     """
     return (hidden.float() - previous.float()).norm(dim=-1)
+
+
+@rule(source="V2Drop, first release (until March 2026): cosine")
+def turning(hidden: Tensor, previous: Tensor) -> Tensor:
+    """How far a token turned in the last layer, 1 - cos(x_j(ℓ), x_j(ℓ-1)).
+
+    hidden (N_v, d), previous (N_v, d) → (N_v,), in [0, 2].
+    """
+    return 1 - torch.nn.functional.cosine_similarity(hidden.float(), previous.float(), dim=-1)
+
+
+def _raters(relevance: Tensor) -> Tensor:
+    # the text that the picture calls for more than for the mean; all of it where all is equal
+    above = relevance > relevance.mean()
+    return above if bool(above.any()) else torch.ones_like(above)
+
+
+@rule(source="SparseVLM (Zhang et al., 2025), v1.5, official code")
+def sparsevlm(text_rows_before: Tensor, text_relevance: Tensor) -> Tensor:
+    """Attention that the raters paid in the layer that has just run, mean over heads and raters.
+
+    Raters are the text tokens after the picture whose relevance is above its mean.
+    text_rows_before (H, N_t, N_v), text_relevance (N_t,) → (N_v,), in [0, 1].
+    """
+    return text_rows_before.float()[:, _raters(text_relevance.float())].mean((0, 1))
+
+
+@rule(source="SparseVLM+ (SparseVLM repository, version 2.0), official code")
+def sparsevlm_plus(
+    text_rows_before: Tensor, text_relevance: Tensor, rope_bias: Tensor, *, heads: int = 14
+) -> Tensor:
+    """As `sparsevlm`, each attention divided by what RoPE alone gives, mean of the strongest heads.
+
+    The heads with the largest sum over raters and visual tokens count: `heads` of them, or half of
+    the model's where it has fewer than twice as many (14 of 28 is what the source's comment says).
+    text_rows_before (H, N_t, N_v), text_relevance (N_t,), rope_bias (N_t, N_v) → (N_v,); the bias
+    may be negative, so a score may be, too.
+    """
+    raters = _raters(text_relevance.float())
+    corrected = text_rows_before.float()[:, raters] / rope_bias.float()[raters]
+    few = min(heads, max(1, len(corrected) // 2))
+    order = corrected.sum((1, 2)).sort(descending=True, stable=True).indices
+    return corrected[order[:few].sort().values].mean((0, 1))
+
+
+@rule(source="FitPrune (Ye et al., 2024), official code")
+def fitprune(received_from_visual: Tensor, received_from_text: Tensor) -> Tensor:
+    """Attention received from the picture, per visual token, times that received from the text.
+
+    received_from_visual (N_v,), received_from_text (N_v,) → (N_v,), >= 0.
+    """
+    return received_from_visual.float() / len(received_from_visual) * received_from_text.float()
+
+
+@rule(source="DART (Wen et al., 2025), official code: the norm that chooses its pivots")
+def key_norm(key_norms_before: Tensor) -> Tensor:
+    """L1 norm of a token's keys in the layer that has just run.
+
+    key_norms_before (N_v,) → (N_v,), >= 0.
+    """
+    return key_norms_before.float()
 
 
 # --- floors: what a choice without looking reaches --------------------------------------------

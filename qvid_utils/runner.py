@@ -6,23 +6,21 @@ asks the embedded model every question of its suites under every cell of noteboo
 stores the answers and the long table of results that the notebooks set beside their own runs.
 """
 
-import argparse
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from .benchmarks import TINY, Suite, suite
 from .benchmarks.base import right
@@ -41,16 +39,17 @@ from .benchmarks.report import (
     summary,
     verdicts,
 )
+from .benchmarks.stored import store, stored
 from .families import Unavailable, family_of
 from .grid import layers_once
+from .identity import code_version, data_hash, digest, key_of, libraries, model_parts, plain
 from .methods import METHODS, Method, method
 from .models import load
-from .paths import DATA, PROFILES
+from .paths import PROFILES
 from .pruning import pictures_once, pruned
-from .results import write
+from .records import Log, Memory, Store
 from .rules import RULES
-from .schedules import Infeasible
-from .startup import start
+from .work import ON_ERROR, Task, answer_all
 
 __all__ = [
     "Cell", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
@@ -62,7 +61,8 @@ __all__ = [
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
 NEW_TOKENS = 2
 KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
-STORED = ("suite", "sample", "asked", *CELL, "prediction", "mean_tokens")
+COLUMNS = ("suite", "sample", "picture", "kind", "split", "group", "question", "answer", *CELL,
+           "prediction", "score", "mean_tokens")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +104,12 @@ class Cell:
             "layer": self.layer,
             "rank": chosen.params.get("rank"),
         }
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the cell brings into the key of its records (`identity`)."""
+        chosen = None if self.method is None else plain(method(self.method, **self.params))
+        return {"method": chosen, "keep": self.keep, "layer": self.layer}
 
 
 def grid(
@@ -157,81 +163,215 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    shuffle: bool = False,
+    store: Store | str | Path | None = None,
+    on_error: str = "stop",
+    sharers: int = 2,
+    wait: bool = True,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Per-question records of every cell on every suite, greedy answers.
 
     One row per cell and question, cells in the order given: suite, sample, picture, kind, split,
     group, question, answer, the cell (`CELL`; layer is where a single cut was made), prediction,
     score (1 for the right word, else 0), mean_tokens. `limit` draws that many questions of each
-    suite by `seed`, pairs whole, the same ones for every cell. Work that cells share is done once
-    per batch: pictures, and the layers below their cuts. A failing sample stops the run, with the
-    ids of its batch: nothing failed is ever scored. A cell whose schedule cannot meet its budget is
-    left out with a warning that names the floor.
+    suite by `seed`, pairs whole, the same ones for every cell; `shuffle` asks the batches in an
+    order drawn by `seed` (what is left then takes as long as what is done), and changes no row.
+    Work that cells share is done once per batch: pictures, and the layers below their cuts. A cell
+    whose schedule cannot meet its budget is left out with a warning that names the floor.
+
+    store: a `records.Store` or its folder. Answers are stored as they are made, and those that are
+    there, by this or another process, are not asked again. sharers: how many processes work on the
+    store at once; each takes a fair part of the cells that are free. wait: until the others are
+    done; else cells that they still work on are left out, with a warning.
+    on_error: a failing sample stops the run with its id, suite and cell ("stop"), or is recorded
+    ("record"): its score is missing, a last column `failed` has the cause, tables count it.
+    progress: samples per second and time left; None: where somebody watches.
     """
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error={on_error!r}: it must be one of {', '.join(ON_ERROR)}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: give 1 or more samples at a time")
+    for cell in cells:
+        _check(model, cell)
+    with ExitStack() as left:
+        if isinstance(store, str | Path):
+            store = left.enter_context(Store(store))
+        parts = model_parts(model, processor) if store else {}
+        tasks = tasks_of(store, parts, suites, cells, limit=limit, seed=seed,
+                         batch_size=batch_size, shuffle=shuffle)  # fmt: skip
+        asker = _Asker(model, processor, [task.suite for task in tasks])
+        answer_all(tasks, asker.ask, asker.shared, on_error=on_error, wait=wait,
+                   sharers=sharers if store else 1, progress=progress)  # fmt: skip
+        return frame_of(tasks, cells, on_error)
+
+
+def tasks_of(
+    store: Store | None,
+    parts: Mapping[str, Any],
+    suites: Sequence[Suite],
+    cells: Sequence[Cell],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    shuffle: bool = False,
+) -> list[Task]:
+    """A task for each cell and suite; parts: `identity.model_parts`, what the logs' keys start
+    with. No model is needed. ValueError for two cells of one name."""
     names = [tuple(cell.labels.values()) for cell in cells]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two cells are called {dict(zip(CELL, twice, strict=True))}: drop one")
+    common = dict(parts) | {"libraries": libraries(), "code": code_version()} if store else {}
     # The unpruned prompt comes first, so that its layers are what the others find done.
-    turns = sorted(range(len(cells)), key=lambda i: cells[i].method is not None)
-    rows: dict[int, list[dict]] = {i: [] for i in turns}
-    suites = [suite.head(limit, seed) for suite in suites]
-    total = sum(len(s.samples) for s in suites) * len(cells)
-    # No bar where nobody watches: it would end up in a notebook's stored output.
-    with tqdm(total=total, desc="answers", mininterval=1, disable=None) as bar:
-        for one in suites:
-            for batch in _batches(one.samples, batch_size):
-                inputs = prompts(processor, batch, model.device)
-                with pictures_once(model), layers_once(model):
-                    for i in list(turns):
-                        try:
-                            with _Named(one, cells[i], batch):
-                                rows[i] += _answer(model, processor, one, batch, inputs, cells[i])
-                        except Infeasible as floor:
-                            turns.remove(i)
-                            rows[i] = []
-                            warnings.warn(f"{cells[i].labels} is left out: {floor}", stacklevel=2)
-                        bar.update(len(batch))
-    frame = pd.DataFrame([row for i in range(len(cells)) for row in rows[i]])
+    turns = sorted(cells, key=lambda cell: cell.method is not None)
+    tasks, logs = [], {}
+    for one in suites:
+        drawn = one.head(limit, seed)
+        order = _batches(drawn.samples, batch_size, seed if shuffle else None)
+        for cell in turns:
+            log = _log(store, common, one, cell) if store else Memory()
+            # cells that differ in name alone have one log
+            log = logs.setdefault(log.key, log) if store else log
+            tasks.append(Task(cell, drawn, log, order))
+    return tasks
+
+
+def frame_of(tasks: Sequence[Task], cells: Sequence[Cell], on_error: str = "stop") -> pd.DataFrame:
+    """What `evaluate` gives, from the tasks' logs; cells that are not done are left out."""
+    rows = []
+    for cell in cells:
+        mine = [task for task in tasks if task.cell is cell]
+        if _whole(cell, mine, on_error):
+            rows += [row for task in mine for row in _rows(task)]
+    frame = pd.DataFrame(rows, columns=None if rows else [*COLUMNS, "failed"])
+    if on_error == "stop":
+        frame = frame.drop(columns="failed")
     return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
 
 
-def _batches(samples: pd.DataFrame, size: int) -> list[pd.DataFrame]:
-    """Equal parts of at most `size`, questions of like length together: little padding."""
+def _check(model: nn.Module, cell: Cell) -> None:
+    """What a cell would be refused for in the middle of a run is an error before it."""
+    if cell.method is None:
+        return
+    try:
+        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params):
+            layers = len(family_of(model).part(model, "layers"))
+        chosen = method(cell.method, **cell.params)
+        chosen.schedule(cell.keep, cell.keep, layers, cell.layer)
+    except Exception as cause:
+        cause.add_note(f"cell {cell.labels}")
+        raise
+
+
+def _log(store: Store, common: Mapping[str, Any], one: Suite, cell: Cell) -> Log:
+    """The log of a cell on a suite: its key is a hash of everything that changes a record."""
+    own = {"suite": one.name, "metric": one.metric, "data": data_hash(one)}
+    parts = {**common, **cell.parts, **own, "new_tokens": one.new_tokens or NEW_TOKENS}
+    words = [one.name, *(str(v) for v in cell.labels.values() if v not in (None, ""))]
+    return store.log(key_of(parts), parts, "_".join(words))
+
+
+def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
+    """Ids in equal parts of at most `size`, questions of like length together: little padding;
+    with a seed the parts in an order drawn by it, else from short to long."""
     length = samples["question"].str.split().str.len()
     order = np.argsort(length.to_numpy(), kind="stable")
-    return [samples.iloc[part] for part in np.array_split(order, -(-len(order) // size))]
+    parts = np.array_split(samples["id"].to_numpy()[order], -(-len(order) // size))
+    turns = (
+        range(len(parts)) if seed is None else np.random.default_rng(seed).permutation(len(parts))
+    )
+    return [parts[i].tolist() for i in turns]
 
 
-class _Named:
-    """Tells an error in the block which questions and which cell it happened to."""
+class _Asker:
+    """Asks the model; what the cells of one batch share is made once."""
 
-    def __init__(self, suite: Suite, cell: Cell, batch: pd.DataFrame):
-        self.where = f"suite {suite.name}, cell {cell.labels}, samples {', '.join(batch['id'])}"
+    def __init__(self, model: nn.Module, processor: Any, suites: Sequence[Suite]):
+        self.model, self.processor = model, processor
+        self.samples = {s.name: s.samples.set_index("id", drop=False) for s in suites}
+        self.inputs: dict[tuple[str, ...], Any] = {}
 
-    def __enter__(self) -> None:
-        pass
+    @contextmanager
+    def shared(self, suite: Suite) -> Iterator[None]:
+        with pictures_once(self.model), layers_once(self.model):
+            try:
+                yield
+            finally:
+                self.inputs.clear()
 
-    def __exit__(self, kind: Any, failure: BaseException | None, trace: Any) -> None:
-        if failure is not None:
-            failure.add_note(self.where)
+    def ask(self, task: Task, ids: list[str]) -> list[dict]:
+        """One record per sample: what was asked, said, right, kept, and how long it took (its
+        share of the batch)."""
+        batch = self.samples[task.suite.name].loc[ids]
+        if tuple(ids) not in self.inputs:
+            made = prompts(self.processor, batch, self.model.device)
+            self.inputs[tuple(ids)] = made, _prompt_hashes(made, batch)
+        inputs, hashes = self.inputs[tuple(ids)]
+        began = perf_counter()
+        said, tokens, layer, kept = self._said(task.suite, task.cell, inputs)
+        seconds = (perf_counter() - began) / len(ids)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        return [
+            {
+                "sample": row.id, "prompt": hashes[i], "prediction": said[i], "answer": row.answer,
+                "score": task.suite.hit(said[i], row), "mean_tokens": float(tokens[i]),
+                "layer": layer, "kept": kept[i], "seconds": round(seconds, 6), "at": at,
+            }
+            for i, row in enumerate(batch.itertuples())
+        ]  # fmt: skip
 
-
-def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell) -> list[dict]:
-    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-    labels = cell.labels
-    if cell.method is None:
-        ids = model.generate(**inputs, **options)
-        tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
-    else:
+    def _said(self, suite: Suite, cell: Cell, inputs: Any) -> tuple[list, list, int | None, list]:
+        model = self.model
+        options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
+        kept: list[list] = [[] for _ in inputs["input_ids"]]
+        if cell.method is None:
+            ids = model.generate(**inputs, **options)
+            tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+            return _said(self.processor, inputs, ids), tokens, None, kept
         with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
             ids = model.generate(**inputs, **options)
-        tokens, cuts = trace.mean_tokens, {cut.layer for cut in trace.cuts}
-        labels["layer"] = cuts.pop() if len(cuts) == 1 else None
-    said = _said(processor, inputs, ids)
-    return [
-        {
-            "suite": suite.name,
+        for cut in trace.cuts:
+            kept[cut.row].append([cut.layer, cut.kept.tolist()])
+        layers = {cut.layer for cut in trace.cuts}
+        layer = layers.pop() if len(layers) == 1 else None
+        return _said(self.processor, inputs, ids), trace.mean_tokens, layer, kept
+
+
+def _prompt_hashes(inputs: Any, batch: pd.DataFrame) -> list[str]:
+    """A hash of each prompt: its tokens without padding, and its picture as the suite has it."""
+    real = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+    tokens = [ids[mask].tolist() for ids, mask in real]
+    return [digest(both)[:16] for both in zip(tokens, batch["image"], strict=True)]
+
+
+def _whole(cell: Cell, tasks: Sequence[Task], on_error: str) -> bool:
+    """Whether all suites were asked; a warning where another process is not done."""
+    if any(task.left_out for task in tasks):
+        return False
+    missing = sum(len(task.missing(on_error)) for task in tasks)
+    if missing:
+        warnings.warn(
+            f"{cell.labels} is left out: others still work on {missing} of its answers",
+            stacklevel=3,
+        )
+    return not missing
+
+
+def _rows(task: Task) -> Iterator[dict]:
+    """The rows of `evaluate`, questions in the order of their length."""
+    samples = task.suite.samples.set_index("id", drop=False)
+    found = {record["sample"]: record for record in task.log.records()}
+    # a failed question stands under the layer that the cell's answers have
+    cut = next((r["layer"] for r in found.values() if "failed" not in r), task.cell.layer)
+    for row in samples.loc[[s for b in _batches(samples, len(samples)) for s in b]].itertuples():
+        record = found[row.id]
+        labels = task.cell.labels
+        if task.cell.method is not None:
+            labels["layer"] = record.get("layer", cut)
+        yield {
+            "suite": task.suite.name,
             "sample": row.id,
             "picture": row.picture,
             "kind": row.kind,
@@ -240,12 +380,11 @@ def _answer(model, processor, suite: Suite, batch, inputs, cell: Cell) -> list[d
             "question": row.question,
             "answer": row.answer,
             **labels,
-            "prediction": words,
-            "score": float(right(words, row.answer)),
-            "mean_tokens": float(count),
+            "prediction": record.get("prediction"),
+            "score": record.get("score", np.nan),
+            "mean_tokens": record.get("mean_tokens", np.nan),
+            "failed": record.get("failed", ""),
         }
-        for row, words, count in zip(batch.itertuples(), said, tokens, strict=True)
-    ]
 
 
 @torch.inference_mode()
@@ -284,50 +423,6 @@ def _said(processor: Any, inputs: dict, ids: torch.Tensor) -> list[str]:
     return [words.strip() for words in processor.batch_decode(new, skip_special_tokens=True)]
 
 
-# ---------------------------------------------------------------- a run on all questions
-
-
-def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str) -> list[Path]:
-    """Write `<name>.csv` (results, the schema of data/README.md) and `<name>_answers.parquet`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    answers = folder / f"{name}_answers.parquet"
-    texts = {c: "category" for c in ("suite", "sample", "method", "variant", "prediction")}
-    kept = records.assign(asked=_asked(records))[list(STORED)].astype(texts)
-    kept.to_parquet(answers, index=False, compression="zstd")
-    return [write(summary(records, suites), folder / f"{name}.csv"), answers]
-
-
-def _asked(frame: pd.DataFrame) -> list[int]:
-    """A number made from question and answer: tells whether an id still means the same."""
-    pairs = zip(frame["question"], frame["answer"], strict=True)
-    return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
-
-
-def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
-    """The records of the stored run on all questions, as `evaluate` gave them.
-
-    Raises ValueError where there is no such run, or where it answered other questions.
-    """
-    path = folder / f"{profile}_llava_answers.parquet"
-    if not path.exists():
-        raise ValueError(f"no stored run {path.name}: python -m qvid_utils.runner makes it")
-    answers = pd.read_parquet(path)
-    texts = answers.select_dtypes("category").columns
-    answers = answers.astype({column: "object" for column in texts})
-    questions = pd.concat([suite(name).samples for name in answers["suite"].unique()])
-    questions = questions.assign(asked=_asked(questions)).rename(columns={"id": "sample"})
-    columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
-    frame = answers.merge(questions[columns], on=["sample", "asked"], how="left")
-    if frame["question"].isna().any():
-        unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
-        raise ValueError(
-            f"{path.name} answers another question than {unknown!r} of today: the suites have "
-            "changed, so run python -m qvid_utils.runner again"
-        )
-    pairs = zip(frame["prediction"], frame["answer"], strict=True)
-    return frame.drop(columns="asked").assign(score=[float(right(*pair)) for pair in pairs])
-
-
 def stored_cells(depth: int) -> list[Cell]:
     """What `main` evaluates: notebook 02 whole; notebook 03 without column norm, to save time."""
     (default,) = METHODS["qvid"].schedule(1, 1, depth)  # its layer is among the scoring cells
@@ -335,49 +430,5 @@ def stored_cells(depth: int) -> list[Cell]:
     return scoring_cells() + grid(["qvid", "random"], KEEPS, others)
 
 
-def _one_suite(profile: str, place: int, limit: int | None, seed: int) -> pd.DataFrame:
-    """The stored cells on one suite, in a process of its own with one thread."""
-    start(seed, threads=1)
-    model, processor, suites = setting(profile)
-    depth = model.config.get_text_config().num_hidden_layers
-    return evaluate(model, processor, [suites[place]], stored_cells(depth), limit=limit, seed=seed)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: all questions, the cells of notebooks 02 and 03."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils.runner", description="Ask every question under every cell."
-    )
-    parser.add_argument("--profile", default="tiny", choices=PROFILES)
-    parser.add_argument("--out", type=Path, default=DATA / "measured", metavar="FOLDER")
-    parser.add_argument("--limit", type=int, metavar="N", help="questions per suite (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the questions under --limit")
-    parser.add_argument("--workers", type=int, default=2, help="suites at the same time")
-    chosen = parser.parse_args(argv)
-    began = perf_counter()
-    start(chosen.seed)
-    try:
-        *_, suites = setting(chosen.profile)
-    except Unavailable as missing:
-        parser.error(str(missing))
-    with ProcessPoolExecutor(chosen.workers, get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(_one_suite, chosen.profile, place, chosen.limit, chosen.seed)
-            for place in range(len(suites))
-        ]
-        parts = [job.result() for job in tqdm(jobs, desc="suites", disable=None)]
-    records = _interleaved(parts)
-    for path in store(records, suites, chosen.out, f"{chosen.profile}_llava"):
-        print(path)
-    print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
-    return 0
-
-
-def _interleaved(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Frames of single suites as one frame, cell by cell, as `evaluate` orders several suites."""
-    pieces = [[rows for _, rows in p.groupby(CELL, dropna=False, sort=False)] for p in parts]
-    return pd.concat([p for cell in zip(*pieces, strict=True) for p in cell], ignore_index=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the command line stands one level below
+    sys.exit(import_module("qvid_utils.command").main())

@@ -7,11 +7,12 @@ the layers for a staged schedule, as the papers label their rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 __all__ = [
-    "At", "Cut", "Infeasible", "Schedule", "Staged", "V2DROP_LLAVA",
+    "At", "Cut", "Infeasible", "LISTS", "PYRAMIDDROP_DEFAULT", "PYRAMIDDROP_LLAVA", "Schedule",
+    "SPARSEVLM_LLAVA", "SPARSEVLM_PLUS_LLAVA", "Staged", "V2DROP_LLAVA", "V2DROP_QWEN2_VL",
     "at", "check_keep", "mean_tokens", "staged", "tokens_per_layer",
 ]  # fmt: skip
 
@@ -111,6 +112,9 @@ class Staged:
     last: int | None
     source: str
     published: Mapping[tuple[int, int, int], tuple[int, ...]] = field(hash=False, repr=False)
+    counts: Mapping[tuple[int, int, int], tuple[int, ...]] = field(hash=False, repr=False)
+    share: str = "current"
+    lists: str = "same depth"
 
     def __call__(
         self, keep: int, n_visual: int, n_layers: int, layer: int | None = None
@@ -122,9 +126,9 @@ class Staged:
                 f"layer={layer}: this schedule has {len(self.depths)} stages, at layers "
                 f"{_list(layers)}; an explicit layer moves single-cut methods only"
             )
-        pruned = self.published.get((n_visual, n_layers, keep))
-        if pruned is not None:
-            return _cuts(layers, self._published_counts(n_visual, pruned))
+        found = self._listed(keep, n_visual, n_layers)
+        if found is not None:
+            return _cuts(layers, found)
         if keep == n_visual:  # the only way to have that mean
             return _cuts(layers, [n_visual] * len(layers))
         return self._solve(keep, n_visual, n_layers, layers)
@@ -139,6 +143,23 @@ class Staged:
             )
         return layers
 
+    def using(self, lists: str) -> "Staged":
+        """The same schedule with another use of its lists, one of LISTS; see `staged`."""
+        if lists not in LISTS:
+            raise ValueError(f"lists={lists!r}: allowed are {', '.join(LISTS)}")
+        return replace(self, lists=lists)
+
+    def _listed(self, keep: int, n_visual: int, n_layers: int) -> list[int] | None:
+        """The counts of a source's list for that share of the visual tokens."""
+        for (n, depth, label), numbers in {**self.published, **self.counts}.items():
+            fits = depth == n_layers if self.lists == "same depth" else self.lists == "scaled"
+            if not fits or keep != round(label * n_visual / n):
+                continue
+            if (n, depth, label) in self.counts:
+                return [max(1, round(count * n_visual / n)) for count in numbers]
+            return self._published_counts(n_visual, numbers)
+        return None
+
     def _published_counts(self, n_visual: int, pruned: tuple[int, ...]) -> list[int]:
         counts, n = [], n_visual
         for percent in pruned:
@@ -148,8 +169,8 @@ class Staged:
 
     def _counts(self, n_visual: int, ratio: float) -> list[int]:
         counts, n = [], n_visual
-        for _ in self.depths if self.last is None else self.depths[:-1]:
-            n = max(1, int(n * ratio))
+        for stage, _ in enumerate(self.depths if self.last is None else self.depths[:-1], 1):
+            n = max(1, int(n * ratio if self.share == "current" else n_visual * ratio**stage))
             counts.append(n)
         return counts if self.last is None else [*counts, min(self.last, n)]
 
@@ -184,14 +205,22 @@ def staged(
     *,
     last: int | None = None,
     published: Mapping[tuple[int, int, int], tuple[int, ...]] | None = None,
+    counts: Mapping[tuple[int, int, int], tuple[int, ...]] | None = None,
+    share: str = "current",
     source: str = "",
 ) -> Staged:
     """Several cuts, each keeping one ratio of the tokens that are there: n' = max(1, int(n·ratio)).
 
+    share: "current", as above, or "original": stage s keeps max(1, int(N·ratioˢ)) of all N.
+
     depths, of: layers of the source's model, scaled to the model at hand as in `at`, at least 1.
     last: what the last stage leaves, whatever the ratio (None: the ratio holds there too).
     published: lists of a source, {(n_visual, n_layers, keep): per cent *pruned* of the current
-    tokens at each stage}; they are used as printed, even where their mean is not `keep`.
+    tokens at each stage}; counts: the same as tokens *kept* at each stage. They are used as
+    printed, even where their mean is not `keep`, wherever a model has the source's depth and `keep`
+    is the same share of its visual tokens, to the nearest token; counts scale with N, rounded, at
+    least 1. `schedule.using("scaled")` uses them at any depth too, with the layers scaled as in
+    `at`; `using("none")` solves for the mean always.
     For everything else the schedule solves for the ratio whose mean over the layers is nearest to
     `keep` (a tie takes fewer tokens); keep = n_visual keeps everything. Calling it raises
     `Infeasible` with the reachable means where the wanted one is outside them, and ValueError where
@@ -202,13 +231,19 @@ def staged(
         raise ValueError(f"staged({depths}, of={of}): give one or more layers from 1 to {of - 1}")
     if any(a >= b for a, b in pairwise(depths)):
         raise ValueError(f"staged({depths}, of={of}): give the layers in rising order")
+    if share not in ("current", "original"):
+        raise ValueError(f"share={share!r}: allowed are current, original")
     if last is not None and last < 1:
         raise ValueError(f"last={last}: at least one visual token must stay")
-    published = dict(published or {})
-    if wrong := [list_ for list_ in published.values() if len(list_) != len(depths)]:
+    published, counts = dict(published or {}), dict(counts or {})
+    lists = [*published.values(), *counts.values()]
+    if wrong := [list_ for list_ in lists if len(list_) != len(depths)]:
         raise ValueError(f"published list {wrong[0]} needs one number for each layer of {depths}")
-    return Staged(depths, of, last, source or f"layers {_list(depths)} of {of}", published)
+    source = source or f"layers {_list(depths)} of {of}"
+    return Staged(depths, of, last, source, published, counts, share)
 
+
+LISTS = ("same depth", "scaled", "none")
 
 # LLaVA-1.5 (576 visual tokens, 32 layers), per cent pruned of the current tokens at layers 3, 17
 # and 22, from the V2Drop paper as quoted by its readers (repository issue 6). The means come out
@@ -218,6 +253,47 @@ V2DROP_LLAVA = {
     (576, 32, 128): (72, 75, 100),
     (576, 32, 64): (95, 95, 100),
 }
+
+# Qwen2-VL-7B (28 layers, any number of visual tokens: here of 1000), per cent pruned of the current
+# tokens at layers 3, 16 and 22, from V2Drop's official code. Its mean, 0.226 N, makes it the row of
+# 22.2 %; for 33.3 and 11.1 % no list is known.
+V2DROP_QWEN2_VL = {(1000, 28, 222): (75, 95, 100)}
+
+# LLaVA-1.5, tokens kept where layers 3, 7 and 16 begin, from SparseVLM's official code: version
+# 1.5 (top-k of 300/200/110, 303/110/36, 238/48/26, 66/30/17, and the merged tokens), then "+".
+# Labels book a pruning layer at its output: the means at layer inputs are 206.5, 145.4, 114.1 and
+# 82.25 (v1.5), 206.75, 144.1, 113.9 and 81.8 (+).
+SPARSEVLM_LLAVA = {
+    (576, 32, 192): (309, 204, 113),
+    (576, 32, 128): (312, 117, 39),
+    (576, 32, 96): (249, 55, 27),
+    (576, 32, 64): (82, 32, 18),
+}
+SPARSEVLM_PLUS_LLAVA = {
+    (576, 32, 192): (300, 200, 118),
+    (576, 32, 128): (238, 108, 60),
+    (576, 32, 96): (246, 54, 28),
+    (576, 32, 64): (66, 34, 20),
+}
+
+# LLaVA-1.5, tokens kept where layers 2, 8 and 16 begin: λ = 0.19, given by PyramidDrop's author
+# (repository issue 29) for 64; λ = 0.42 and 0.56 are derived in the same way. The means are 62.9,
+# 127.4 and 191.9.
+PYRAMIDDROP_LLAVA = {
+    (576, 32, 64): (109, 20, 3),
+    (576, 32, 128): (241, 101, 42),
+    (576, 32, 192): (322, 180, 101),
+}
+
+# The only setting in PyramidDrop's repository: half of the tokens at layers 8, 16 and 24, a mean of
+# 270 of 576. `method("pyramiddrop", schedule=PYRAMIDDROP_DEFAULT)`.
+PYRAMIDDROP_DEFAULT = staged(
+    (8, 16, 24),
+    32,
+    counts={(576, 32, 270): (288, 144, 72)},
+    share="original",
+    source="PyramidDrop, official code: shares 0.5, 0.25, 0.125 at layers 8, 16, 24 of 32",
+)
 
 
 def _scaled(depth: int, of: int, n_layers: int) -> int:

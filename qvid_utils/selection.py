@@ -4,12 +4,13 @@ A selection is a pure function `(scores, keep, ...) -> Kept`. Like a rule it may
 evidence by naming words of the vocabulary; one that merges tokens fills `Kept.merged`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Kept", "top_k"]
+__all__ = ["Kept", "best", "by_picture", "check_scores", "shares", "top_k", "top_k_by_picture"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,12 +18,16 @@ class Kept:
     """The tokens that survive a cut.
 
     index (K,) int64, ascending, numbering the tokens that were scored; merged (K, d) replaces the
-    rows of the kept tokens where a selection merges others into them, else None.
+    rows of the kept tokens where a selection merges others into them, else None; patches (K, D)
+    does so in the space before the projector, which they then go through; stands (K,) says which
+    token each row is (a merged one: its centre) where rows have an order of their own, else None.
     Raises ValueError if the shapes do not fit.
     """
 
     index: Tensor
     merged: Tensor | None = None
+    patches: Tensor | None = None
+    stands: Tensor | None = None
 
     def __post_init__(self):
         if self.index.dim() != 1 or self.index.dtype != torch.long:
@@ -30,11 +35,15 @@ class Kept:
                 f"Kept.index must be one row of int64 numbers, got {self.index.dtype} of shape "
                 f"{tuple(self.index.shape)}"
             )
-        if self.merged is not None and len(self.merged) != len(self.index):
-            raise ValueError(
-                f"Kept.merged has {len(self.merged)} rows for {len(self.index)} kept tokens: "
-                "give one row per kept token"
-            )
+        for name in ("merged", "patches"):
+            rows = getattr(self, name)
+            if rows is not None and len(rows) != len(self.index):
+                raise ValueError(
+                    f"Kept.{name} has {len(rows)} rows for {len(self.index)} kept tokens: "
+                    "give one row per kept token"
+                )
+        if self.merged is not None and self.patches is not None:
+            raise ValueError("Kept has merged and patches: give the contents in one space")
 
 
 def top_k(scores: Tensor, keep: int) -> Kept:
@@ -43,6 +52,18 @@ def top_k(scores: Tensor, keep: int) -> Kept:
     scores (N_v,) → Kept with index (keep,) ascending. Device of the scores.
     Raises ValueError on another shape, on NaN or infinite scores, and on keep outside 1..N_v.
     """
+    check_scores(scores, keep)
+    return Kept(best(scores, keep).sort().values)
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """The `count` highest scores' numbers, highest first; a tie goes to the earlier token."""
+    # torch.topk leaves the order of equal scores open; a stable sort does not.
+    return scores.sort(descending=True, stable=True).indices[:count]
+
+
+def check_scores(scores: Tensor, keep: int) -> None:
+    """ValueError unless the scores are (N_v,) finite numbers and keep is in 1..N_v."""
     if scores.dim() != 1:
         raise ValueError(
             f"scores must be one number per visual token, got shape {tuple(scores.shape)}"
@@ -57,6 +78,60 @@ def top_k(scores: Tensor, keep: int) -> Kept:
             f"{broken} of {len(scores)} scores are NaN or infinite: look for NaN or overflow in "
             "the hidden states that were scored"
         )
-    # torch.topk leaves the order of equal scores open; a stable sort does not.
-    order = scores.sort(descending=True, stable=True).indices
-    return Kept(order[:keep].sort().values)
+
+
+def shares(sizes: Sequence[int], keep: int) -> list[int]:
+    """`keep` shared out in proportion to the sizes, as whole numbers that add up to it.
+
+    What rounding down leaves goes to the largest remainders, a tie to the earlier one. No share
+    exceeds its size. Raises ValueError unless keep is in 0..sum of the sizes.
+    """
+    total = sum(sizes)
+    if not 0 <= keep <= total:
+        raise ValueError(f"keep={keep}: there are {total} tokens to share it out among")
+    parts = [keep * size // total for size in sizes]
+    left = sorted(range(len(sizes)), key=lambda i: (-(keep * sizes[i] % total), i))
+    for i in left[: keep - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
+Choice = tuple[Tensor, Tensor | None]  # numbers within a picture, ascending, and their contents
+
+
+def by_picture(
+    frames: Tensor, keep: int, choose: Callable[[Tensor, int], Choice], rows: Tensor | None = None
+) -> Choice:
+    """Choose in each picture, tile or frame for itself, as official code does, within one budget.
+
+    frames (N_v,): the picture of each token, -1 for one that shows no place; each picture gets a
+    share of `keep` in proportion to its tokens. choose(tokens, k): `tokens` (n,) are a picture's,
+    → numbers among these n, ascending, and what stands there (their own content: None). A token
+    that shows no place is kept only where all others are, the first ones first, with its content
+    from rows (N_v, D).
+    """
+    groups = [(frames == f).nonzero()[:, 0] for f in range(int(frames.max()) + 1)]
+    groups = [tokens for tokens in groups if len(tokens)]
+    shown = sum(map(len, groups))
+    chosen, contents = [], []
+    for tokens, k in zip(groups, shares([len(t) for t in groups], min(keep, shown)), strict=True):
+        if k:
+            numbers, content = choose(tokens, k)
+            chosen.append(tokens[numbers])
+            contents.append(content)
+    if keep > shown:
+        chosen.append((frames < 0).nonzero()[: keep - shown, 0])
+        contents.append(None if rows is None else rows[chosen[-1]])
+    index = torch.cat(chosen)
+    order = index.argsort()
+    return index[order], None if rows is None else torch.cat(contents)[order]
+
+
+def top_k_by_picture(scores: Tensor, keep: int, frames: Tensor) -> Kept:
+    """As `top_k`, but each picture, tile or frame keeps its own best; see `by_picture`.
+
+    scores (N_v,), frames (N_v,) → Kept with index (keep,) ascending. Errors as in `top_k`.
+    """
+    check_scores(scores, keep)
+    index, _ = by_picture(frames, keep, lambda t, k: (best(scores[t], k).sort().values, None))
+    return Kept(index)

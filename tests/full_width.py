@@ -8,62 +8,33 @@ Random weights, the first five decoder layers, two layers of the vision tower: w
 Each prints one line of JSON.
 """
 
-import ctypes
+import functools
 import json
 import sys
-from pathlib import Path
 from time import perf_counter, thread_time
 
 import torch
 from oracle import masked
-from transformers import AutoModelForImageTextToText, LlavaConfig, Qwen2VLConfig
 from twins import STAR, ask, twin
 
 from qvid_utils.families import FAMILIES
+from qvid_utils.measure.rounds import peak_bytes
+from qvid_utils.measure.workloads import config_of, make
 from qvid_utils.pruning import _Engine, pruned
 
 LAYERS, TOWER, KEEP = 5, 2, 64
 
 
-def config_of(model_type: str, layers: int = LAYERS):
-    """The 7B configuration of a family, fewer layers deep."""
-    if model_type == "llava":
-        config = LlavaConfig()
-        config.text_config.vocab_size = 32064  # the checkpoint's: the placeholder is 32000
-        config.vision_config.num_hidden_layers = TOWER
-    else:
-        config = Qwen2VLConfig(
-            vision_config={"depth": TOWER},
-            text_config={
-                "hidden_size": 3584,
-                "intermediate_size": 18944,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "vocab_size": 152064,
-                "rope_parameters": {
-                    "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]
-                },
-            },
-        )  # fmt: skip
-    text = config.get_text_config()
-    text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:layers]
-    return config
-
-
 def build(model_type: str, dtype: torch.dtype):
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config_of(model_type), dtype=dtype).eval()
+    model = make(config_of(model_type, LAYERS, TOWER), dtype)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    return model.requires_grad_(False)
+    return model
 
 
 def inputs_of(model_type: str, dtype: torch.dtype):
     """One picture (576 tokens, or 16 x 16 merged patches) and 30 words; and which are the query."""
-    config = config_of(model_type)
+    config = config_of(model_type, LAYERS, TOWER)
     noise = torch.Generator().manual_seed(1)
     count = 576 if model_type == "llava" else 256
     words = torch.randint(10, 1000, (60,), generator=noise).tolist()
@@ -113,12 +84,6 @@ def oracles(model_type: str, dtype: torch.dtype = torch.float32, tokens: int = 3
     }
 
 
-def resident(name: str) -> int:
-    """VmRSS or VmHWM (its peak) of this process, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split(name + ":")[1].split()[0]) * 1024
-
-
 @torch.no_grad()
 def memory(model_type: str, dtype: torch.dtype = torch.bfloat16) -> dict:
     """MiB above the weights at the peak of a prefill (without the language head, which copies its
@@ -126,20 +91,18 @@ def memory(model_type: str, dtype: torch.dtype = torch.bfloat16) -> dict:
     model = build(model_type, dtype)
     inputs, query = inputs_of(model_type, dtype)
     found = {"weights": sum(p.nbytes for p in model.parameters())}
-    for name, layer in (("full", None), ("layer 3", 3), ("layer 0", 0)):
-        for _ in range(2):  # the first run fills the allocator's pools
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
-            before = resident("VmRSS")
-            if layer is None:
+
+    def prefill(layer: int | None) -> int:
+        if layer is None:
+            cache = model.base_model(**inputs).past_key_values
+        else:
+            with pruned(model, "qvid", KEEP, query=query, layer=layer):
                 cache = model.base_model(**inputs).past_key_values
-            else:
-                with pruned(model, "qvid", KEEP, query=query, layer=layer):
-                    cache = model.base_model(**inputs).past_key_values
-            peak = resident("VmHWM") - before
-            stored = sum(part.keys.nbytes + part.values.nbytes for part in cache.layers)
-            del cache
-        found |= {f"peak, {name}": peak, f"cache, {name}": stored}
+        return sum(part.keys.nbytes + part.values.nbytes for part in cache.layers)
+
+    for name, layer in (("full", None), ("layer 3", 3), ("layer 0", 0)):
+        found[f"peak, {name}"] = peak_bytes(functools.partial(prefill, layer), "cpu")
+        found[f"cache, {name}"] = prefill(layer)
     return {name: round(value / 2**20, 1) for name, value in found.items()}
 
 

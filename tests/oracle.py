@@ -1,4 +1,7 @@
-"""The oracle: the whole model on everything, with the tokens that a trace says are gone hidden."""
+"""The oracles: the whole model on everything, with the tokens that a trace says are gone hidden;
+and its layers one by one on the sequence that cuts leave, where tokens are merged or renumbered."""
+
+from dataclasses import replace
 
 import torch
 
@@ -55,3 +58,66 @@ def masked(model, inputs, cuts, ids=None):
         for hook in hooks:
             hook.remove()
     return logits, alive[-1]
+
+
+def recording(method):
+    """(the method, a list): its selection writes down what it gives, one entry for each cut."""
+    found, select = [], method.select
+
+    def select_and_tell(scores, keep, **evidence):
+        found.append(select(scores, keep, **evidence))
+        return found[-1]
+
+    select_and_tell.__wrapped__ = select  # whose signature says which evidence is wanted
+    return replace(method, select=select_and_tell), found
+
+
+def relayed(model, inputs, cuts, kept, row, renumber, ids=None):
+    """(S', vocabulary) logits of one row of the prompts, by the decoder's own layers in turn.
+
+    At each cut the row's visual tokens become what `kept` says, and where `renumber` is set all
+    tokens count from 0 again. cuts: a trace's; kept: what the selection gave at each (`recording`);
+    ids: the prompts and what was generated after them.
+    """
+    family, text = family_of(model), model.base_model.language_model
+    real = inputs["attention_mask"].bool()
+    ids = inputs["input_ids"] if ids is None else ids
+    grown = ids.shape[1] - real.shape[1]
+    real = torch.nn.functional.pad(real, (0, grown), value=True)
+    seen = {}
+
+    def spy(module, args, kwargs):
+        seen["stream"], (seen["cos"], seen["sin"]) = args[0], kwargs["position_embeddings"]
+
+    more = {name: t for name, t in inputs.items() if name not in ("input_ids", "attention_mask")}
+    if "mm_token_type_ids" in more:
+        more["mm_token_type_ids"] = torch.nn.functional.pad(more["mm_token_type_ids"], (0, grown))
+    hook = text.layers[0].register_forward_pre_hook(spy, with_kwargs=True)
+    try:
+        model(input_ids=ids, attention_mask=real, **more)
+    finally:
+        hook.remove()
+    stream, cos, sin = (t.expand(len(ids), -1, -1)[row, real[row]] for t in seen.values())
+    visual = torch.nn.functional.pad(places(model, inputs), (0, grown))[row, real[row]]
+    for i, layer in enumerate(text.layers):
+        for cut, choice in zip(cuts, kept, strict=True):
+            if (cut.row, cut.layer) != (row, i):
+                continue
+            slots = visual.nonzero()[:, 0][choice.index]
+            content = choice.merged
+            if getattr(choice, "patches", None) is not None:
+                content = family.part(model, "projector")(choice.patches)
+            if content is not None:
+                stream = stream.index_put((slots,), content)
+            stays = ~visual
+            stays[slots] = True
+            stream, cos, sin, visual = (t[stays] for t in (stream, cos, sin, visual))
+            if renumber:
+                order = torch.arange(len(stream))[None]
+                cos, sin = (t[0] for t in text.rotary_emb(stream, position_ids=order))
+        causal = torch.ones(len(stream), len(stream), dtype=torch.bool).tril()[None, None]
+        if model.config._attn_implementation == "eager":
+            causal = torch.zeros(causal.shape).masked_fill(~causal, torch.finfo(torch.float32).min)
+        rotary = (cos[None], sin[None])
+        stream = layer(stream[None], attention_mask=causal, position_embeddings=rotary)[0]
+    return model.lm_head(text.norm(stream))

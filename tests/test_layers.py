@@ -12,23 +12,29 @@ from qvid_utils.paths import ROOT
 PACKAGE = ROOT / "qvid_utils"
 
 LEVELS = {
-    0: "paths vocabulary linalg flops startup",
-    1: "rules selection schedules families results",
-    2: "methods evidence",
+    0: "paths vocabulary linalg clustering flops startup",
+    1: "rules selection schedules budgets shortening families results records identity",
+    1.3: "rules_encoder selection_encoder selection_in_llm merging pooling",
+    1.6: "methods_encoder",
+    2: "methods evidence tower text_tower tower_site work",
+    2.3: "stages",
+    2.6: "pictures",
     3: "pruning",
-    4: "models tiny measure",
-    5: "benchmarks grid",
+    4: "models tiny",
+    5: "benchmarks grid measure",
     6: "runner",
-    7: "lmms figures regenerate",
+    7: "lmms figures regenerate distributed",
+    8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
 # `vocabulary` to `figures`: pure enough to be used where no model library is installed.
 NEVER_TRANSFORMERS = [
-    *["vocabulary", "linalg", "rules", "selection", "schedules"],
-    *["methods", "results", "flops", "figures"],
+    *["vocabulary", "linalg", "rules", "selection", "schedules", "shortening", "pooling"],
+    *["methods", "results", "flops", "figures", "clustering", "budgets", "selection_in_llm"],
+    *["rules_encoder", "selection_encoder", "merging", "methods_encoder"],
 ]
-OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision"}
+OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision", "pycocoevalcap"}
 
 
 def part_of(path) -> str:

@@ -1,8 +1,12 @@
 """Leverage and its kin: worked on paper, against a float64 SVD, and by identities."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from qvid_utils import linalg
 from qvid_utils.linalg import (
     check_rank,
     effective_rank,
@@ -227,6 +231,91 @@ def test_any_dtype_is_computed_in_float64(dtype):
     assert torch.equal(leverage(M, 3), leverage(M.double(), 3))
     assert leverage(M, 3).dtype == torch.float64
     assert leverage_qr(M, 3).dtype == torch.float32
+
+
+# --- hard cases at the sizes of a 7B model, and what is held meanwhile ---------------------------
+
+
+def hard(kind, heads=4, n_q=40, n_v=576):
+    if kind == "decay":  # twelve decades
+        U, V = torch.linalg.qr(draw(heads, n_q, n_q)).Q, torch.linalg.qr(draw(heads, n_v, n_q)).Q
+        return U @ torch.diag(10.0 ** -torch.linspace(0, 12, n_q, dtype=torch.float64)) @ V.mT
+    if kind == "flat":
+        return torch.linalg.qr(draw(heads, n_v, n_q)).Q.mT
+    M = draw(heads, n_q, n_v)
+    if kind == "rows":
+        M[:, 12:] = M[:, :12].repeat(1, 3, 1)[:, : n_q - 12]
+        M[:, 30:] = 0
+    if kind == "columns":
+        M[..., n_v // 2 :] = M[..., : n_v - n_v // 2]
+    return M.float()
+
+
+@pytest.mark.parametrize("slab", [1, 2**17, 2**30])
+@pytest.mark.parametrize("kind", ["plain", "decay", "rows", "columns", "flat"])
+def test_hard_cases_keep_the_tokens_of_a_float64_svd(kind, slab, monkeypatch):
+    monkeypatch.setattr(linalg, "SLAB", slab)  # a matrix at a time, some, all of them
+    # a flat spectrum has no leading modes: there only all of them are defined
+    M, rank = hard(kind), 40 if kind == "flat" else 16
+    truth, found = by_svd(M, rank).mean(0), leverage(M, rank).mean(0)
+    close(found, truth, 1e-6 if kind == "decay" else 1e-10)
+    kept = top_k(truth.float(), 64).index.tolist()
+    assert top_k(found.float(), 64).index.tolist() == kept
+
+
+def test_what_is_held_does_not_grow_with_the_square_of_the_tokens():
+    """Every tensor that a score makes: none is N_v by N_v, and on a CPU none holds all of M."""
+
+    class Sizes(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            made = [out] if isinstance(out, torch.Tensor) else []
+            if made and made[0].untyped_storage().data_ptr() != M.untyped_storage().data_ptr():
+                self.largest = max(self.largest, made[0].untyped_storage().nbytes())
+            return out
+
+    M = draw(32, 8, 6273).float()
+    with Sizes() as sizes:
+        leverage(M, 4)
+    assert 0 < sizes.largest <= 8 * max(linalg.SLAB, 32 * 6273)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 5])
+def test_threads_share_out_the_heads_and_change_nothing(heads, monkeypatch):
+    M, before = draw(heads, 40, 60), torch.get_num_threads()
+    alone, solvers, eigh = leverage(M, 16), [], torch.linalg.eigh
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda G: solvers.append(torch.get_num_threads()) or eigh(G)
+    )
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(leverage(M, 16), alone) and torch.get_num_threads() == 3
+        assert solvers == ([1] * min(3, heads) if heads > 1 else [3])
+        with ThreadPoolExecutor(1) as later:  # what a thread that comes later begins with
+            assert later.submit(torch.get_num_threads).result() == 3
+        broken = M.clone()
+        broken[-1, 0, 0] = float("nan")
+        with pytest.raises(ValueError, match="1 of .* NaN or infinite"):
+            leverage(broken, 16)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_scores_of_a_matrix_that_is_being_trained():
+    M = draw(2, 5, 9).requires_grad_()
+    assert not leverage(M, 2).requires_grad and not energy(M, 2).requires_grad
+    with torch.inference_mode():
+        close(leverage(M * 1, 2), leverage(M, 2))
+
+
+def test_only_rows_that_vote_are_formed(monkeypatch):
+    rows, bmm = [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b, **k: rows.append(a.shape[1]) or bmm(a, b, **k))
+    leverage(draw(2, 9, 30), 3)
+    assert rows == [9, 3, 1]  # the Gram matrix, the leading rows, their sum
 
 
 # --- bad input ---------------------------------------------------------------------------------

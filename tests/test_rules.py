@@ -9,18 +9,29 @@ from qvid_utils.rules import RULES, rule
 from qvid_utils.selection import top_k
 from qvid_utils.vocabulary import WORDS
 
-H, N_q, N_v, D, D_H = 3, 4, 10, 6, 5
+H, N_q, N_v, N_t, D, D_H = 3, 4, 10, 7, 6, 5
 SHAPES = {
     "hidden": (N_v, D), "previous": (N_v, D), "features": (N_v, D),
     "queries": (H, N_q, D_H), "keys": (H, N_v, D_H), "interaction": (H, N_q, N_v),
     "attention": (H, N_q, N_v), "last_row": (H, N_v), "last_row_before": (H, N_v),
+    "text_rows_before": (H, N_t, N_v), "text_relevance": (N_t,), "rope_bias": (N_t, N_v),
+    "received_from_visual": (N_v,), "received_from_text": (N_v,),
+    "key_norms_before": (N_v,), "text_key_norms_before": (N_t,),
+    "normed": (N_v, D), "text_normed": (N_t, D),
+    "patches": (N_v, D), "tower_keys": (H, N_v, D_H), "received": (N_v,), "cls_row": (H, N_v),
+    "cls_patch": (N_v, D), "last_cls_row": (N_v,), "last_keys": (N_v, D), "frames": (N_v,),
+    "clip_image": (N_v, D), "clip_text": (2, D), "filled": (N_v,),
 }  # fmt: skip
 TOKEN_AXIS = {"hidden": 0, "previous": 0, "features": 0, "keys": 1, "interaction": 2,
-              "attention": 2, "last_row": 1, "last_row_before": 1}  # fmt: skip
+              "attention": 2, "last_row": 1, "last_row_before": 1,
+              "text_rows_before": 2, "rope_bias": 1, "received_from_visual": 0,
+              "received_from_text": 0, "key_norms_before": 0, "normed": 0,
+              "patches": 0, "cls_row": 1, "received": 0, "last_cls_row": 0,
+              "frames": 0, "clip_image": 0, "filled": 0}  # fmt: skip
 # Their score is a function of the place in the sequence, which a permutation changes.
 BY_PLACE = {"random": "drawn per place", "stride": "spread over the places"}
 # What the score says does not change with the scale of M.
-SCALE_FREE = ("qvid", "per_head_max", "leverage_qr")
+SCALE_FREE = ("qvid", "per_head_max", "leverage_qr", "qvid_head_weighted")
 
 # Head 0: tokens 0 and 1 in one direction of σ² = 8, token 2 in one of σ² = 1.
 # Head 1: token 2 alone.
@@ -32,6 +43,10 @@ def evidence(word, dtype=torch.float32):
         return 20260
     if word == "grid":
         return (1, 2, N_v // 2)
+    if word == "frames":
+        return torch.arange(N_v) // 6  # two pictures
+    if word == "filled":
+        return torch.arange(N_v) % 3 == 0
     generator = torch.Generator().manual_seed(sorted(WORDS).index(word))
     value = torch.randn(SHAPES[word], generator=generator)
     return (value.softmax(-1) if "attention" in word or "row" in word else value).to(dtype)
@@ -60,7 +75,7 @@ def test_one_finite_score_per_token_in_float32(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_only_the_rounding_of_the_evidence(name, dtype):
     def widened(word, value):
-        return value.float() if torch.is_tensor(value) else value
+        return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
 
     assert torch.equal(score(RULES[name], dtype), score(RULES[name], dtype, widened))
 
@@ -110,6 +125,9 @@ def test_by_place_names_rules_that_exist():
         ("column_norm", {}, [4.0, 4.0, 26.0]),
         ("sigma_weighted", {}, [4.0, 4.0, 26.0]),
         ("sigma_weighted", {"rank": 1}, [0.0, 0.0, 26.0]),
+        # head 0 has p = 8/9, 1/9, so w = 65/81; head 1 has one mode, so w = 1
+        ("qvid_head_weighted", {"rank": 1}, [65 / 292, 65 / 292, 162 / 292]),
+        ("qvid_head_weighted", {"rank": 2}, [65 / 292, 65 / 292, 1.0]),
     ],
 )
 def test_rules_of_the_interaction_by_hand(name, params, expected):
@@ -129,6 +147,63 @@ def test_attention_and_variation_by_hand():
     torch.testing.assert_close(rules.previous_attention(rows), expected)
     now, before = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     torch.testing.assert_close(rules.variation(now, before), torch.tensor([5.0, 1.0]))
+
+
+def test_turning_by_hand():
+    now = torch.tensor([[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0]])
+    before = torch.tensor([[6.0, 8.0], [5.0, 0.0], [1.0, 0.0]])
+    torch.testing.assert_close(rules.turning(now, before), torch.tensor([0.0, 1.0, 2.0]))
+
+
+# Two heads, three text tokens, two visual ones; the first and the last text token are raters.
+ROWS = torch.tensor([[[0.2, 0.4], [0.9, 0.1], [0.6, 0.0]], [[0.1, 0.1], [0.8, 0.2], [0.1, 0.3]]])
+RELEVANCE = torch.tensor([0.4, 0.1, 0.5])
+
+
+def test_sparsevlm_by_hand():
+    # column sums over the raters: 0.8, 0.4 in head 0; 0.2, 0.4 in head 1; divided by four rows
+    torch.testing.assert_close(rules.sparsevlm(ROWS, RELEVANCE), torch.tensor([0.25, 0.2]))
+    all_equal = torch.full((3,), 0.25)  # nobody stands out: all rate
+    torch.testing.assert_close(rules.sparsevlm(ROWS, all_equal), torch.tensor([2.7, 1.1]) / 6)
+
+
+def test_sparsevlm_plus_by_hand():
+    bias = torch.tensor([[1.0, 2.0], [7.0, 7.0], [-2.0, 0.5]])
+    # head 0: (0.2, 0.2) and (-0.3, 0.0), sum 0.1; head 1: (0.1, 0.05) and (-0.05, 0.6), sum 0.7
+    second = torch.tensor([0.05, 0.65]) / 2
+    torch.testing.assert_close(rules.sparsevlm_plus(ROWS, RELEVANCE, bias), second)
+    four = ROWS.repeat_interleave(2, 0)  # four heads: two count, both copies of the second
+    torch.testing.assert_close(rules.sparsevlm_plus(four, RELEVANCE, bias), second)
+    both = (second + torch.tensor([-0.1, 0.2]) / 2) / 2
+    more = torch.cat([ROWS, torch.zeros(2, 3, 2)])  # of four, the two that are not zero
+    torch.testing.assert_close(rules.sparsevlm_plus(more, RELEVANCE, bias), both)
+
+
+@pytest.mark.parametrize("heads, few", [(1, 1), (4, 2), (12, 6), (27, 13), (28, 14), (32, 14)])
+def test_sparsevlm_plus_takes_14_heads_or_half(heads, few):
+    loud = torch.zeros(heads, 1, 1)
+    loud[:few] = 1  # if one more head counted, the mean would fall; one less would not show ...
+    ones = torch.ones(1), torch.ones(1, 1)
+    assert rules.sparsevlm_plus(loud, *ones).item() == 1
+    loud[few - 1] = 0.5  # ... so the last one that counts is made different
+    expected = (few - 0.5) / few
+    assert rules.sparsevlm_plus(loud, *ones).item() == pytest.approx(expected)
+
+
+def test_fitprune_and_key_norm_by_hand():
+    scores = rules.fitprune(torch.tensor([2.0, 4.0]), torch.tensor([3.0, 0.5]))
+    assert scores.tolist() == [3.0, 1.0]
+    assert rules.key_norm(torch.tensor([2.0, 4.0])).tolist() == [2.0, 4.0]
+
+
+def test_one_loud_head_does_not_outvote_a_concentrated_one():
+    spread = (
+        torch.eye(4)[None] * 100
+    )  # four modes alike: weight 1/4, any rank-1 choice is arbitrary
+    narrow = torch.zeros(1, 4, 4)
+    narrow[0, 0, 3] = 0.01  # one mode: weight 1
+    scores = rules.qvid_head_weighted(torch.cat([spread, narrow]), rank=4)
+    torch.testing.assert_close(scores, torch.tensor([0.2, 0.2, 0.2, 1.0]))
 
 
 def test_variation_subtracts_after_widening():
@@ -261,6 +336,7 @@ def test_running_a_cell_again_replaces_its_own_rule(listed):
 
 def test_which_rules_read_the_question():
     aware = {name for name, made in RULES.items() if made.query_aware}
+    assert {"sparsevlm", "sparsevlm_plus", "fitprune", "qvid_head_weighted"} <= aware
     assert {"qvid", "column_norm", "last_attention", "previous_attention"} <= aware
     assert aware.isdisjoint({"variation", "random", "stride"})
 

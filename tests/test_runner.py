@@ -87,11 +87,6 @@ def test_two_runs_are_equal_whatever_the_order_and_the_batches(loaded, suites, r
     pd.testing.assert_frame_equal(again.sort_values(**order), records.sort_values(**order))
 
 
-def test_suites_evaluated_apart_make_the_same_frame(loaded, suites, records):
-    parts = [evaluate(*loaded, [one], CELLS, batch_size=3) for one in suites]
-    pd.testing.assert_frame_equal(runner._interleaved(parts), records)
-
-
 def test_keeping_everything_is_the_full_model(loaded, suites):
     """Without the full cell, so that nothing of it can be remembered."""
     whole = evaluate(*loaded, suites, [Cell("qvid", 144)])

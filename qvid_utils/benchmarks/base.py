@@ -7,8 +7,8 @@ value and its standard error over pictures by the same two lines.
 
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,21 +37,44 @@ class Ratio(NamedTuple):
 
 
 Metrics = dict[str, list[Ratio]]
+#: A language model that settles an answer: its prompt -> its reply.
+Judge = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A published benchmark's rule: what one answer is worth, and what all of them add up to.
+
+    hit(prediction, row, judge): an answer's worth in [0, 1], from the columns of its question; NaN
+    where the metric is one of the whole set (CIDEr). total(records, hits): the metrics, headline
+    first. needs_judge: the published rule has no other way of reading an answer.
+    """
+
+    hit: Callable[[str, Any, Judge | None], float]
+    total: Callable[[pd.DataFrame, np.ndarray], Metrics]
+    headline: str = "accuracy"
+    needs_judge: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Suite:
     """Questions with their pictures; `metric` names the scorer, `stands_for` the published kin.
 
-    samples: one row a question, columns `REQUIRED` at least. picture: questions of one picture
-    share it (resampled together); group: a pair or the rotations of one question, "" for neither.
-    Raises ValueError for a missing column, an unknown metric, no question, or an id that is double.
+    samples: one row a question, columns `REQUIRED` at least, and what else the scorer reads.
+    picture: questions of one picture share it (resampled together); group: a pair or the rotations
+    of one question, "" for neither. new_tokens: room for an answer (None: the caller's). media:
+    "image", or "video": then `image` holds files or folders of frames. judge: see `Scorer`.
+    Raises ValueError for a missing column, an unknown metric, no question, an id that is double,
+    and a metric that needs a judge where there is none.
     """
 
     name: str
     stands_for: str
     metric: str
     samples: pd.DataFrame
+    new_tokens: int | None = None
+    media: str = "image"
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
         missing = [column for column in REQUIRED if column not in self.samples]
@@ -67,6 +90,19 @@ class Suite:
         if not len(ids) or ids.duplicated().any():
             wrong = f"the id {ids[ids.duplicated()].iloc[0]!r} twice" if len(ids) else "no question"
             raise ValueError(f"suite {self.name!r} has {wrong}; each question stands there once")
+        rule = SCORERS[self.metric]
+        if isinstance(rule, Scorer) and rule.needs_judge and self.judge is None:
+            raise ValueError(
+                f"suite {self.name!r}: its metric {self.metric!r} reads answers with a judge, and "
+                "none is given: pass judge=, a function from a prompt to a language model's reply"
+            )
+
+    def hit(self, prediction: str, row: Any) -> float:
+        """What an answer to a question is worth, in [0, 1]; row: the question's, as a tuple."""
+        rule = SCORERS[self.metric]
+        if isinstance(rule, Scorer):
+            return float(rule.hit(prediction, row, self.judge))
+        return float(right(prediction, row.answer))
 
     @property
     def _groups(self) -> pd.Series:
@@ -105,16 +141,37 @@ class Suite:
         return self if chosen.all() else self._part(chosen)
 
     def _part(self, rows: pd.Series) -> "Suite":
-        samples = self.samples[rows].reset_index(drop=True)
-        return Suite(self.name, self.stands_for, self.metric, samples)
+        return self._with(self.samples[rows].reset_index(drop=True))
+
+    def _with(self, samples: pd.DataFrame) -> "Suite":
+        return replace(self, samples=samples)
 
 
 def picture(cell: dict, sample: str) -> Image.Image:
-    """The picture of a parquet cell {"bytes", "path"}; a broken one: ValueError with the id."""
+    """A picture {"bytes", "path"}, of a parquet cell or a file; a broken one: ValueError with the
+    id and the path."""
     try:
-        return Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
-    except (OSError, KeyError, TypeError) as cause:
-        raise ValueError(f"sample {sample!r}: its picture cannot be read ({cause})") from cause
+        held = cell["bytes"]
+        return Image.open(cell["path"] if held is None else io.BytesIO(held)).convert("RGB")
+    except (OSError, KeyError, TypeError, AttributeError) as cause:
+        where = cell.get("path") if isinstance(cell, dict) else None
+        which = f"its picture {where}" if where else "its picture"
+        raise ValueError(f"sample {sample!r}: {which} cannot be read ({cause})") from cause
+
+
+def content(row: Any) -> list[dict]:
+    """What a question shows and says, as parts of a chat message: pictures or a video, then words.
+
+    row: of a suite, as a tuple. Its image: one picture, a list of them (none: words alone), or
+    {"video", "frames"}.
+    """
+    words = {"type": "text", "text": row.question}
+    if isinstance(row.image, dict) and "video" in row.image:
+        from .published.video import frames
+
+        return [{"type": "video", "video": frames(row.image["video"], row.image["frames"])}, words]
+    cells = row.image if isinstance(row.image, list) else [row.image]
+    return [*({"type": "image", "image": picture(cell, row.id)} for cell in cells), words]
 
 
 def right(prediction: str, answer: str) -> bool:
@@ -124,7 +181,7 @@ def right(prediction: str, answer: str) -> bool:
 
 def accuracy(records: pd.DataFrame) -> Metrics:
     """Share of right answers, in % (GQA, TextVQA's single words, ScienceQA's letters)."""
-    return {"accuracy": [_mean(_right(records))]}
+    return {"accuracy": [mean(_right(records))]}
 
 
 def pope(records: pd.DataFrame) -> Metrics:
@@ -150,19 +207,25 @@ def mme(records: pd.DataFrame) -> Metrics:
     Source: MME (Fu et al., 2023). Five categories here, so 1,000 points at most in all; perception
     and cognition are their two sums, left out where none of their categories was asked.
     """
-    hits, (both, first) = _right(records), _whole(records)
-    perception, cognition = [], []
+    return paired(records, _right(records), COGNITION)
+
+
+def paired(records: pd.DataFrame, hits: np.ndarray, cognition: Iterable[str]) -> Metrics:
+    """MME's sums from what each answer is worth; cognition: the categories of the second sum."""
+    both, first = whole(hits, records["group"])
+    seen, thought = [], []
     for category in sorted(records["split"].unique()):
         part = records["split"].eq(category).to_numpy(float)
         points = [Ratio(100, hits * part, part), Ratio(100, both * part, first * part)]
-        (cognition if category in COGNITION else perception).extend(points)
-    sums = {"points": perception + cognition, "perception": perception, "cognition": cognition}
-    return {name: part for name, part in sums.items() if part} | accuracy(records)
+        (thought if category in cognition else seen).extend(points)
+    sums = {"points": seen + thought, "perception": seen, "cognition": thought}
+    return {name: part for name, part in sums.items() if part} | {"accuracy": [mean(hits)]}
 
 
 def circular(records: pd.DataFrame) -> Metrics:
     """MMBench's CircularEval, in %: a question counts when right under all its option orders."""
-    return {"circular": [Ratio(100, *_whole(records))], **accuracy(records)}
+    every = whole(_right(records), records["group"])
+    return {"circular": [Ratio(100, *every)], **accuracy(records)}
 
 
 def _right(records: pd.DataFrame) -> np.ndarray:
@@ -170,18 +233,21 @@ def _right(records: pd.DataFrame) -> np.ndarray:
     return np.array([right(*pair) for pair in pairs], dtype=float)
 
 
-def _mean(values: np.ndarray) -> Ratio:
-    return Ratio(100, values, np.ones(len(values)))
+def mean(hits: np.ndarray) -> Ratio:
+    """The mean of what each answer is worth, in %."""
+    return Ratio(100, hits, np.ones(len(hits)))
 
 
-def _whole(records: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def whole(hits: np.ndarray, groups: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """On the first question of each group whether all of it is right, and where that is: (n,)."""
-    every = pd.Series(_right(records)).groupby(records["group"].to_numpy()).transform("min")
-    first = ~records["group"].duplicated().to_numpy()
+    groups = pd.Series(list(groups))
+    every = pd.Series(hits).groupby(groups).transform("min")
+    first = ~groups.duplicated().to_numpy()
     return every.to_numpy() * first, first.astype(float)
 
 
-SCORERS: dict[str, Callable[[pd.DataFrame], Metrics]] = {
+#: Metric -> its rule; those of the published benchmarks are added by `published`.
+SCORERS: dict[str, Callable[[pd.DataFrame], Metrics] | Scorer] = {
     "accuracy": accuracy,
     "pope": pope,
     "mme": mme,
@@ -199,7 +265,14 @@ def metrics(suite: Suite, records: pd.DataFrame) -> Metrics:
             f"suite {suite.name!r} has {len(suite.samples)} samples, the records hold "
             f"{len(records)} ({records['sample'].nunique()} different); score needs each once"
         )
-    return SCORERS[suite.metric](records)
+    rule = SCORERS[suite.metric]
+    if not isinstance(rule, Scorer):
+        return rule(records)
+    known = [c for c in suite.samples if c in ("id", "image") or c in records]
+    asked = suite.samples.set_index("id", drop=False).drop(columns=known)
+    records = records.join(asked, on="sample")
+    hits = [suite.hit(row.prediction, row) for row in records.itertuples()]
+    return rule.total(records, np.array(hits, dtype=float))
 
 
 def score(suite: Suite, records: pd.DataFrame) -> dict[str, float]:

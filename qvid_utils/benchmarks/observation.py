@@ -22,7 +22,7 @@ from ..methods import METHODS, Method, method
 from ..models import load
 from ..pruning import observed, pictures_once, pruned
 from ..tiny import world
-from .base import Suite, picture, right
+from .base import Suite, content, picture, right
 
 PROFILE_MODELS = {"tiny": "tiny/llava", "paper": "llava-hf/llava-1.5-7b-hf"}
 EMBEDDED_TOKENS = 144  # visual tokens of the embedded model's picture
@@ -60,15 +60,8 @@ def default_layer(model) -> int:
 
 def prompts(processor, samples: pd.DataFrame, device) -> dict:
     """Rows of a suite as one left-padded batch of the model's inputs."""
-    content = [
-        [
-            {"type": "image", "image": picture(row.image, row.id)},
-            {"type": "text", "text": row.question},
-        ]
-        for row in samples.itertuples()
-    ]
     return processor.apply_chat_template(
-        [[{"role": "user", "content": part}] for part in content],
+        [[{"role": "user", "content": content(row)}] for row in samples.itertuples()],
         tokenize=True,
         return_dict=True,
         return_tensors="pt",

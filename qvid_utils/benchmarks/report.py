@@ -12,7 +12,8 @@ import pandas as pd
 from .. import results
 from ..methods import method as find_method
 from ..results import AVERAGE, FULL
-from .base import Metrics, Suite, error_of, metrics, pull_of, value_of
+from .base import SCORERS, Metrics, Scorer, Suite, error_of, metrics, pull_of, value_of
+from .failures import counted, scored
 
 __all__ = [
     "CELL", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
@@ -24,6 +25,7 @@ CELL = ["method", "variant", "keep", "layer", "rank"]  # what names a cell
 POINTS = ("points", "perception", "cognition")  # MME counts points, all else is in percent
 #: The two halves of MME, where a table prints them apart.
 HALVES = {"perception": "MME-P", "cognition": "MME-C"}
+MME = ("mme", "mme_published")
 SAYS = 15.0  # accuracy points that chance must cost at a ninth of the tokens, or a suite is mute
 NINTH = 9
 
@@ -47,6 +49,7 @@ def _measured(records: pd.DataFrame, suites: Sequence[Suite]):
             yield labels, suite, mine, metrics(suite, mine)
 
 
+@counted(rows=True)
 def summary(
     records: pd.DataFrame, suites: Sequence[Suite], table: str = "tiny_llava", seed: int = 0
 ) -> pd.DataFrame:
@@ -58,7 +61,7 @@ def summary(
     rows = []
     for labels, suite, part, found in _measured(records, suites):
         for metric, ratios in found.items():
-            unit = "points" if metric in POINTS else "%"
+            unit = "points" if metric in POINTS else "1" if metric == "CIDEr" else "%"
             error = error_of(pull_of(ratios, part["picture"]))
             row = {"benchmark": suite.name, "metric": metric, "value": value_of(ratios)}
             rows.append(_row(labels, part, table, seed) | row | {"unit": unit, "stderr": error})
@@ -86,13 +89,16 @@ def headlines(suites: Sequence[Suite], halves: bool = False) -> list[tuple[str, 
     names = {"accuracy": "accuracy", "pope": "f1", "mme": "points", "circular": "circular"}
     columns = []
     for suite in suites:
-        if halves and suite.metric == "mme":
+        if halves and suite.metric in MME:
             columns += [(suite.name, part, name) for part, name in HALVES.items()]
         else:
-            columns.append((suite.name, names[suite.metric], suite.stands_for))
+            rule = SCORERS[suite.metric]
+            headline = rule.headline if isinstance(rule, Scorer) else names[suite.metric]
+            columns.append((suite.name, headline, suite.stands_for))
     return columns
 
 
+@counted(rows=True)
 def normalised(
     records: pd.DataFrame,
     suites: Sequence[Suite],
@@ -133,6 +139,7 @@ def normalised(
     return results.tidy(pd.DataFrame(rows))
 
 
+@counted()
 def beside(
     records: pd.DataFrame,
     suites: Sequence[Suite],
@@ -158,7 +165,7 @@ def beside(
     rows = pd.concat([rows, average.assign(benchmark=label)])
     sides = [
         results.beside_paper(_printed(each, wanted, halves, label), rows)
-        for each in (records, live)
+        for each in (records, live if live is None else scored(live))
         if each is not None
     ]
     if live is None:
@@ -170,9 +177,7 @@ def beside(
 
 
 def _prints(suite: Suite, printed: list[str]) -> bool:
-    return suite.stands_for in printed or (
-        suite.metric == "mme" and HALVES["perception"] in printed
-    )
+    return suite.stands_for in printed or (suite.metric in MME and HALVES["perception"] in printed)
 
 
 def _printed(
@@ -191,6 +196,7 @@ def _printed(
 # ---------------------------------------------------------------- what may be concluded
 
 
+@counted()
 def says_something(records: pd.DataFrame, least: float = SAYS) -> pd.DataFrame:
     """Whether a suite can tell rules apart at a layer: does chance at 1/9 cost at least 15 points?
 
@@ -220,6 +226,7 @@ def says_something(records: pd.DataFrame, least: float = SAYS) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("layer", kind="stable", ignore_index=True)
 
 
+@counted()
 def averages(
     records: pd.DataFrame, suites: Sequence[Suite], speaking: Iterable[str]
 ) -> pd.DataFrame:
@@ -251,7 +258,8 @@ def averages_by_layer(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.Data
         mine = records[(records["layer"] == layer) | (records["method"] == FULL)]
         found = averages(mine, suites, loud)
         frames.append(found[found["method"] != FULL].assign(loud=len(loud)))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.fillna({"failed": 0}) if "failed" in frame else frame
 
 
 def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
@@ -261,6 +269,7 @@ def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
     and, where there is one, the live run.
     """
     head = ["budget_pct", "method", *(k for k in ("layer", "rank") if joined[k].notna().any())]
+    head += [k for k in ("failed",) if k in joined]
     lines: dict[tuple, dict] = {}
     for row in joined.to_dict("records"):
         key = tuple(None if pd.isna(row[k]) else row[k] for k in head)
@@ -295,6 +304,7 @@ def _default(records: pd.DataFrame) -> pd.Series:
     return (records["variant"] == "") & same
 
 
+@counted()
 def differences(
     records: pd.DataFrame, suites: Sequence[str], method: str = "qvid", seed: int = 0
 ) -> pd.DataFrame:
@@ -353,6 +363,7 @@ def verdicts(joined: pd.DataFrame, pairs: pd.DataFrame, method: str = "qvid") ->
     way = np.where(found["paper"] * found["points"] > 0, "same way", "other way")
     found["here"] = np.where(clear, way, "no difference")
     shown = ["method", "rank", "keep", "paper", "measured", "points", "low", "high", "here"]
+    shown += [name for name in ("failed",) if name in found]
     return found[shown]
 
 
@@ -366,6 +377,7 @@ def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     stored are left out.
     """
     keys = ["sample", *CELL]
+    live, stored = scored(live), scored(stored)
     both = live.merge(stored[[*keys, "prediction"]], on=keys, suffixes=("", "_stored"))
     both["same"] = 100.0 * (both["prediction"] == both["prediction_stored"])
     known = {_key(labels): part for labels, part in _cells(stored)}

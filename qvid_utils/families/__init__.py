@@ -3,7 +3,16 @@
 import importlib
 import pkgutil
 
-from .base import Family, Template, Unavailable, family_of, query_tokens, remember, template_of
+from .base import (
+    Family,
+    Template,
+    Unavailable,
+    family_of,
+    processor_of,
+    query_tokens,
+    remember,
+    template_of,
+)
 from .layout import Block, score_maps
 
 _FOUND = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
@@ -13,5 +22,5 @@ FAMILIES: dict[str, Family] = {
 
 __all__ = [
     "FAMILIES", "Block", "Family", "Template", "Unavailable",
-    "family_of", "query_tokens", "remember", "score_maps", "template_of",
+    "family_of", "processor_of", "query_tokens", "remember", "score_maps", "template_of",
 ]  # fmt: skip

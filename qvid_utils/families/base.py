@@ -12,10 +12,11 @@ from torch.nn.functional import pad
 
 from .layout import Block, Sources, blocks_of, common_grid, score_maps
 from .template import ANSWER_FORMAT, SPANS, Template, Unavailable
+from .tower import Tower
 
 __all__ = [
     "ANSWER_FORMAT", "SPANS", "Block", "Family", "Template", "Unavailable",
-    "family_of", "query_tokens", "remember", "score_maps", "template_of",
+    "family_of", "processor_of", "query_tokens", "remember", "score_maps", "template_of",
 ]  # fmt: skip
 
 # Close relatives that the mechanism does not carry, each with the reason.
@@ -45,8 +46,14 @@ class Family:
     projector: str = "multi_modal_projector"
     vision: str = "vision_tower"
     visual_ids: tuple[str, ...] = ("image_token_id", "video_token_id")
+    vision_of_videos: str = ""  # the tower for frames, where that is another one
     has_cls: bool = False  # the vision tower has a class token
+    whole_grid: str = ""  # why tokens cannot be merged, or pictures shrunk, inside the tower
+    clip: str = ""  # hub id of the CLIP pair that its tower was taken from ...
+    no_clip: str = ""  # ... or why there is none
     one_axis: bool = True  # rotary positions are a single number, so they can be renumbered
+    tower: Tower | None = None  # for methods that score what the vision tower holds
+    patchwise: bool = False  # a visual token is what the projector makes of one tower token
 
     def part(self, model: nn.Module, address: str) -> nn.Module:
         """The submodule at one of the family's addresses, e.g. `part(model, "layers")`."""
@@ -104,9 +111,9 @@ def remember(model: nn.Module, processor: Any) -> None:
     _PROCESSORS[model] = processor
 
 
-def template_of(model: nn.Module, processor: Any = None) -> Template:
-    """The chat template of `processor`, else of the processor remembered by `load`, else of the
-    local folder that the model was read from; ValueError where none of them is there."""
+def processor_of(model: nn.Module, processor: Any = None) -> Any:
+    """`processor`, else the one remembered by `load`, else the tokenizer in the local folder that
+    the model was read from; ValueError where none of them is there."""
     processor = processor if processor is not None else _PROCESSORS.get(model)
     if processor is None:
         folder = getattr(model.config, "_name_or_path", "")
@@ -119,6 +126,12 @@ def template_of(model: nn.Module, processor: Any = None) -> Template:
 
         processor = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         remember(model, processor)
+    return processor
+
+
+def template_of(model: nn.Module, processor: Any = None) -> Template:
+    """The chat template of the model's processor; errors as in `processor_of`."""
+    processor = processor_of(model, processor)
     if processor not in _TEMPLATES:
         _TEMPLATES[processor] = Template.of(processor, family_of(model).visual_tokens(model.config))
     return _TEMPLATES[processor]

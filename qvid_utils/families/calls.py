@@ -162,7 +162,7 @@ def pictures_once(model: nn.Module) -> Iterator[None]:
             "pictures_once is already on for this model, or a pruned block is open: blocks do not "
             "nest, and pictures_once comes first"
         )
-    with _encoders(model, lambda name, encode: _remembering(encode, base.config)):
+    with wrapped_encoders(model, lambda name, encode: _remembering(encode, base.config)):
         yield
 
 
@@ -186,12 +186,12 @@ def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
 
         return watched
 
-    with _encoders(model, watching):
+    with wrapped_encoders(model, watching):
         yield seen
 
 
 @contextmanager
-def _encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
+def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
     """Inside the block the model's picture and video encoders are wrapped."""
     base = model.base_model
     names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]

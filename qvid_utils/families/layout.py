@@ -33,6 +33,19 @@ class Block:
         return torch.cat([frame.repeat(self.frames), torch.zeros(self.end, dtype=torch.bool)])
 
 
+def frames_of(blocks: Sequence[Block]) -> Tensor:
+    """(N_v,) int64: the picture or frame that each token shows a place of, numbered from 0 through
+    all blocks; -1 for a token without a place."""
+    found, start = [torch.zeros(0, dtype=torch.long)], 0
+    for block in blocks:
+        shown = block.places()
+        size = (block.tokens - block.end) // block.frames
+        number = torch.arange(len(shown)).div(size, rounding_mode="floor") + start
+        found.append(number.where(shown, -1))
+        start += block.frames
+    return torch.cat(found)
+
+
 Sources = Mapping[int, Iterable[Sequence[Block]]]  # placeholder id -> blocks of each picture
 
 

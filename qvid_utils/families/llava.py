@@ -7,12 +7,15 @@ from typing import Any
 from .base import Family
 from .layout import Block, Sources
 from .small import CLIP, decoder
+from .tower import Tower, clip_tokens
 
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
-    """Each image is a square of patches, after its class token where the model keeps that."""
+    """Each image is a square of patches, after its class token where the model keeps that; a SigLIP
+    tower has none."""
     side = config.vision_config.image_size // config.vision_config.patch_size
-    lead = int(config.vision_feature_select_strategy == "full")
+    whole = config.vision_feature_select_strategy == "full"
+    lead = int(whole and "siglip" not in config.vision_config.model_type)
     return {config.image_token_id: repeat([Block(1, side, side, lead=lead)])}
 
 
@@ -37,4 +40,7 @@ family = Family(
     tiny=tiny,
     sources=sources,
     has_cls=True,
+    tower=Tower({"image": "vision_tower"}, clip_tokens),
+    patchwise=True,
+    clip="openai/clip-vit-large-patch14-336",
 )

@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from .base import Family
 from .layout import Block, Sources
 from .small import SIGLIP, decoder
+from .tower import Tower
 
 
 def _images(config: Any, call: Mapping[str, Any]) -> Iterator[Sequence[Block]]:
     """One picture alone in its prompt is shown whole and in large; several ones only whole."""
-    import torch
     from transformers.models.llava_onevision.modeling_llava_onevision import (
         get_anyres_image_grid_shape,
         unpad_image,
@@ -52,6 +55,40 @@ def sources(config: Any, call: Mapping[str, Any]) -> Sources:
     }
 
 
+def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """The model's own packing, with zeros for line breaks: tiles joined, cut and shrunk as the
+    features are; frames of a video pooled by two."""
+    blank = values.new_zeros(values.shape[-1])
+    if kind == "video":
+        count, frames = given["pixel_values_videos"][:2]
+        pooled = base.apply_pooling(values).reshape(count, -1, len(blank))
+        return torch.cat([pooled, blank.expand(count, 1, -1)], 1).flatten(0, 1)[:, None]
+    sizes, numbers = given["image_sizes"], given.get("batch_num_images")
+    alone = [True] * len(sizes)
+    if numbers is not None:
+        alone = [n == 1 for n in torch.as_tensor(numbers).tolist() for _ in range(n)]
+    tiles = [
+        _tiles(base.config, size) if one else 1 for size, one in zip(sizes, alone, strict=True)
+    ]
+    ratio = given.get("vision_aspect_ratio") or base.config.vision_aspect_ratio
+    packed, _ = base.pack_image_features(
+        torch.split(values, tiles), sizes, image_newline=blank, vision_aspect_ratio=ratio
+    )
+    return torch.cat(packed)[:, None]
+
+
+def _tiles(config: Any, size: Tensor) -> int:
+    from transformers.models.llava_onevision.modeling_llava_onevision import (
+        image_size_to_num_patches,
+    )
+
+    return image_size_to_num_patches(
+        image_size=size,
+        grid_pinpoints=config.image_grid_pinpoints,
+        patch_size=config.vision_config.image_size,
+    )
+
+
 def tiny(**text: Any) -> Any:
     """Configuration of a small twin: 17 visual tokens an image (more if it is alone in its prompt),
     four a frame and one more."""
@@ -72,4 +109,8 @@ family = Family(
     checkpoint="llava-hf/llava-onevision-qwen2-7b-ov-hf",
     tiny=tiny,
     sources=sources,
+    tower=Tower({"image": "vision_tower", "video": "vision_tower"}, tokens),
+    whole_grid="puts tiles together, halves frames and breaks lines by the full grid of patches, "
+    "which a shortened tower no longer gives; prune at the door of the language model instead",
+    no_clip="its SigLIP tower comes without the text tower that it was trained against",
 )

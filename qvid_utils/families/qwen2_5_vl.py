@@ -1,9 +1,28 @@
 """Qwen2.5-VL: as Qwen2-VL, with a tower that looks through windows and videos timed in seconds."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor, nn
+
 from .base import Family
-from .qwen2_vl import IDS, sources, text_of
+from .qwen2_vl import IDS, NO_CLIP, TOWER, WHOLE_GRID, sources, text_of
+from .qwen2_vl import tokens as merged
+from .tower import Tower
+
+
+def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """As in Qwen2-VL, once the windows are undone."""
+    vision, sizes = base.config.vision_config, given[f"{kind}_grid_thw"]
+    if hasattr(base.visual, "get_window_index"):  # older transformers
+        order, _ = base.visual.get_window_index(sizes)
+    else:
+        from transformers.vision_utils import get_vision_window_index
+
+        order, _ = get_vision_window_index(
+            sizes, vision.spatial_merge_size, vision.window_size, vision.patch_size
+        )
+    return merged(base, kind, values, given)[order.argsort().to(values.device)]
 
 
 def tiny(**text: Any) -> Any:
@@ -28,4 +47,7 @@ family = Family(
     projector="visual.merger",
     vision="visual",
     one_axis=False,
+    tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
+    whole_grid=WHOLE_GRID,
+    no_clip=NO_CLIP,
 )

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from .base import Family
 from .layout import Block, Sources
 from .small import decoder
+from .tower import Tower
 
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
@@ -22,6 +25,12 @@ def sources(config: Any, call: Mapping[str, Any]) -> Sources:
     }
 
 
+def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """Patches lie in the order in which they are merged: a few in a row are one visual token."""
+    return values.unflatten(0, (-1, base.config.vision_config.spatial_merge_size**2))
+
+
+TOWER = {"image": "visual", "video": "visual"}
 IDS = {"image_token_id": 4, "video_token_id": 5}
 IDS |= {"vision_start_token_id": 6, "vision_end_token_id": 7}
 
@@ -33,6 +42,14 @@ def text_of(hidden: int = 64, heads: int = 4, **more: Any) -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": 1e6}
     rope["mrope_section"] = [half - 2 * side, side, side]
     return decoder(hidden=hidden, heads=heads, **{"rope_parameters": rope, **more})
+
+
+WHOLE_GRID = (
+    "joins patches in groups of 2 × 2 and numbers them along three axes, for which the grid must "
+    "stay as the processor has made it; for smaller pictures give the processor a lower "
+    "max_pixels, or prune at the door of the language model"
+)
+NO_CLIP = "its tower was trained with the language model and has no text tower"
 
 
 def tiny(**text: Any) -> Any:
@@ -56,4 +73,7 @@ family = Family(
     projector="visual.merger",
     vision="visual",
     one_axis=False,
+    tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
+    whole_grid=WHOLE_GRID,
+    no_clip=NO_CLIP,
 )

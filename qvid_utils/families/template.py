@@ -28,6 +28,12 @@ ANSWER_FORMAT = (
         "Answer with the option's letter from the given choices directly.",
         "lmms-eval: ScienceQA, MMBench; LLaVA-1.5's evaluation scripts",
     ),
+    (
+        "Answer with the option letter from the given choices directly.",
+        "lmms-eval: MMMU-Pro standard",
+    ),
+    ("Answer the question with a single word.", "lmms-eval: ChartQA"),
+    ("Only give the best option.", "lmms-eval: MVBench"),
     ("Answer the question with A, B, C, or D.", "lmms-eval: Video-MME"),
     ("Please answer yes or no.", "MME: the end of each question of the data set itself"),
     ("Answer the question using a single word.", "the embedded world"),

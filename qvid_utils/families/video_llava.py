@@ -7,6 +7,7 @@ from typing import Any
 from .base import Family
 from .layout import Block, Sources
 from .small import CLIP, decoder
+from .tower import Tower, clip_tokens
 
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
@@ -44,5 +45,9 @@ family = Family(
     tiny=tiny,
     sources=sources,
     vision="image_tower",
+    vision_of_videos="video_tower",
     has_cls=True,
+    tower=Tower({"image": "image_tower", "video": "video_tower"}, clip_tokens),
+    patchwise=True,
+    no_clip="its towers belong to LanguageBind's text tower, which transformers has no class for",
 )

@@ -1,0 +1,127 @@
+"""Measure models, or the score alone, from the command line.
+
+    python -m qvid_utils.measure --model llava-1.5-7b --methods full,qvid,qvid:two_pass,v2drop \\
+        --keep 192,128,64 --lengths 1,64 --out runs/efficiency.csv
+    python -m qvid_utils.measure scores
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ..families import Unavailable
+from ..models import LoadError, load
+from ..results import write
+from .cells import Cell, cells_of, infeasible, measure
+from .scores import compare
+from .workloads import NAMES, config_of, make, prompt_for
+
+METHODS = "full,qvid,qvid:two_pass,v2drop,fastv"
+QUERIES, VISUAL = "8,20,40,64,200", "144,576,2880,6273"
+SHOWN = ("first_token", "prefill", "decode", "scoring", "speedup_first_token")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _scores(argv[1:]) if argv[:1] == ["scores"] else _models(argv)
+    except (ValueError, TypeError, LoadError, Unavailable) as error:
+        print(f"measure: {error}", file=sys.stderr)
+        return 2
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers with commas") from None
+
+
+def _common(about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m qvid_utils.measure", description=about)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="store the results there")
+    return parser
+
+
+def _models(argv: Sequence[str]) -> int:
+    parser = _common("Time methods side by side; `scores` as the first word times the score alone.")
+    known = ", ".join(NAMES)
+    where = f"{known} (random weights), tiny/llava, a folder or hub id"
+    parser.add_argument("--model", required=True, help=where)
+    parser.add_argument("--methods", default=METHODS, help=f"default: {METHODS}")
+    parser.add_argument("--keep", type=_numbers, default=[192, 128, 64, 32, 16])
+    parser.add_argument("--lengths", type=_numbers, default=[1, 16], help="tokens of the answer")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--words", type=int, default=57, help="text tokens of the prompt")
+    parser.add_argument("--questions", type=int, default=40, help="of these, the question's")
+    parser.add_argument("--layers", type=int, help="of the language model (random weights only)")
+    narrower = "width, heads and FFN by this number (random weights only)"
+    parser.add_argument("--divide", type=int, default=1, metavar="N", help=narrower)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--attention", default="sdpa")
+    chosen = parser.parse_args(argv)
+    torch.set_num_threads(chosen.threads)
+    cells = cells_of(chosen.methods.split(","), chosen.keep)
+    name, model = _model(chosen)
+    prompt = prompt_for(model, chosen.words, chosen.questions, chosen.batch)
+    floors = infeasible(model, cells, prompt.n_visual)
+    for cell, reason in floors.items():
+        print(f"infeasible: {cell.key}: {reason}")
+    left: list[Cell] = [cell for cell in cells if cell not in floors]
+    more = {"lengths": chosen.lengths, "rounds": chosen.rounds}
+    found = measure(model, prompt, left, name=name, **more)
+    print(found.source.iloc[0])
+    shown = found[found.metric.isin([*SHOWN, "kv_cache", "peak_memory", "compute"])]
+    columns = ["method", "variant", "keep"]
+    table = shown.pivot(index=columns, columns="metric", values="value")
+    print(table.sort_index(level="keep", ascending=False).round(3).to_string())
+    if chosen.out is not None:
+        print(write(found, chosen.out))
+    return 0
+
+
+def _model(chosen: argparse.Namespace):
+    if chosen.model not in NAMES:
+        if chosen.layers is not None or chosen.divide != 1:
+            raise ValueError(
+                f"--layers and --divide shape random weights: choose --model {' or '.join(NAMES)}"
+            )
+        more = {"dtype": chosen.dtype, "device": chosen.device, "attention": chosen.attention}
+        return chosen.model, load(chosen.model, **more)[0]
+    dtype = chosen.dtype or ("float32" if chosen.device == "cpu" else "bfloat16")
+    config = config_of(NAMES[chosen.model], chosen.layers, divide=chosen.divide)
+    shape = f" layers {chosen.layers}" if chosen.layers else ""
+    shape += f" width/{chosen.divide}" if chosen.divide > 1 else ""
+    model = make(config, getattr(torch, dtype), chosen.device, chosen.attention)
+    return f"{chosen.model}{shape} (random weights)", model
+
+
+def _scores(argv: Sequence[str]) -> int:
+    parser = _common("Time `leverage` beside the printed QR + SVD and beside forming M.")
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--queries", type=_numbers, default=_numbers(QUERIES))
+    parser.add_argument("--visual", type=_numbers, default=_numbers(VISUAL))
+    parser.add_argument("--rank", type=int, default=16)
+    chosen = parser.parse_args(argv)
+    torch.set_num_threads(chosen.threads)
+    shapes = [(q, v) for q in chosen.queries for v in chosen.visual]
+    more = {"heads": chosen.heads, "rank": chosen.rank, "rounds": chosen.rounds}
+    table = pd.DataFrame(compare(shapes, device=chosen.device, **more))
+    show = {"error": "{:.1e}".format, **dict.fromkeys(table.columns[2:-1], "{:.2f}".format)}
+    print(table.to_string(index=False, formatters=show))
+    if chosen.out is not None:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(chosen.out, index=False)
+        print(chosen.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
