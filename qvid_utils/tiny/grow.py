@@ -31,20 +31,20 @@ from . import qwen, train, world
 from .graft import LAYERS, SAME, WORD, graft
 
 TOKEN = qwen.PATCH * qwen.MERGE  # pixels of a visual token's side
-SIZES = ((96, 96), (80, 112), (112, 80), (88, 104), (104, 88), (112, 112), (80, 80))
-ODDS = (0.58, *[0.07] * 6)
+SIZES = ((96, 96), (80, 96), (96, 80), (64, 96), (96, 64))  # height and width in pixels
+ODDS = (0.6, *[0.1] * 4)
 
 
 @dataclass(frozen=True)
 class Preset:
     """Steps, pictures a step, questions a picture and peak rates."""
 
-    tower: int = 2200
+    tower: int = 2000
     tower_batch: int = 16
     language: int = 1200
-    pictures: int = 8
+    pictures: int = 3
     questions: int = 14
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     save: int = 50
 
 
@@ -55,11 +55,15 @@ def draw_size(rng: np.random.Generator) -> tuple[int, int]:
     return SIZES[rng.choice(len(SIZES), p=ODDS)]
 
 
-def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, 3, 96, 96) to (B, 3, *size), in [-1, 1]."""
-    if pixels.shape[-2:] == size:
-        return pixels
-    return F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(-1, 1)
+def board_of(size: tuple[int, int]) -> world.Board:
+    """Rows and columns of cells in a picture of this size."""
+    return size[0] // world.CELL, size[1] // world.CELL
+
+
+def corner(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, 96, 96) to (B, 3, *size): the corner in which the things stand. The LLaVA, which
+    takes square pictures, is shown the rest of the ground, too."""
+    return pixels[..., : size[0], : size[1]]
 
 
 def patches(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,12 +78,10 @@ def patches(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spots(size: tuple[int, int]) -> Tensor:
-    """For each visual token of a picture of `size`, in reading order, the LLaVA's patch under the
+    """For each visual token of a picture of `size`, in reading order, the LLaVA's patch at the
     same spot of the square picture, (rows · columns,)."""
     rows, columns = size[0] // TOKEN, size[1] // TOKEN
-    row = ((torch.arange(rows) + 0.5) * train.SIDE / rows).long()
-    column = ((torch.arange(columns) + 0.5) * train.SIDE / columns).long()
-    return (row[:, None] * train.SIDE + column).flatten()
+    return (torch.arange(rows)[:, None] * train.SIDE + torch.arange(columns)).flatten()
 
 
 def taught(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -88,14 +90,15 @@ def taught(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
         return llava.model.multi_modal_projector(train.patch_features(llava, pixels)).float()
 
 
-def crowded(rng: np.random.Generator) -> world.Scene:
+def crowded(rng: np.random.Generator, board: world.Board) -> world.Scene:
     """A picture of twelve to twenty things of any kind and colour: much to learn from at once."""
-    cells = rng.choice(world.BOARD**2, size=int(rng.integers(12, 21)), replace=False)
+    rows, columns = board
+    cells = rng.choice(rows * columns, size=int(rng.integers(12, 21)), replace=False)
     kinds, colours = (
         rng.choice(names, size=len(cells)) for names in (world.KINDS, train.COLOUR_NAMES)
     )
     return tuple(
-        world.Thing(str(kind), str(colour), int(cell) // world.BOARD, int(cell) % world.BOARD)
+        world.Thing(str(kind), str(colour), int(cell) // columns, int(cell) % columns)
         for kind, colour, cell in zip(kinds, colours, cells, strict=True)
     )
 
@@ -138,16 +141,17 @@ def train_tower(
     for step in bar:
         rng = train.generator(seed, 5, step)
         size, crowds = draw_size(rng), preset.tower_batch * (step < 0.7 * steps) * 3 // 4
-        scenes, square = train.pictures(rng, preset.tower_batch - crowds)
+        board = board_of(size)
+        scenes, square = train.pictures(rng, preset.tower_batch - crowds, board=board)
         if crowds:
-            more = [crowded(rng) for _ in range(crowds)]
+            more = [crowded(rng, board) for _ in range(crowds)]
             scenes, square = scenes + more, torch.cat([square, train.pixels_of(more, rng)])
         spot = spots(size)
         kinds, colours = (labels[:, spot].to(device) for labels in train.patch_labels(scenes))
         train.set_rate(optimiser, 2e-3, step, steps, 50)
         with train.autocast(device):
             wanted = taught(llava, square.to(device))[:, spot]
-            flat, grids = patches(resized(square, size).to(device))
+            flat, grids = patches(corner(square, size).to(device))
             with packed_kernels(model):
                 seen = visual(flat, grid_thw=grids).pooler_output
         seen = seen[:, :width].float().view(wanted.shape)
@@ -175,6 +179,8 @@ BEFORE = [WORD[w] for w in (*OPENING.split(), "<|vision_start|>")]
 CLOSING = [WORD[w] for w in ("<|im_end|>", "<|im_start|>", "assistant")]
 GROUND = 4  # the layer that grounding asks: what has passed the LLaVA's layers 0 to 4
 MIX = {**train.PLACES, "where": 0.5, "side": 0.8}
+# The LLaVA sees a square, whose halves are not those of the part that is cut out of it.
+MIX_OF_PARTS = {kind: odds for kind, odds in MIX.items() if kind not in ("half", "where")}
 
 
 def chat(packed: train.Packed) -> tuple[Tensor, Tensor, Tensor]:
@@ -296,14 +302,15 @@ def train_language(
     for step in bar:
         rng = train.generator(seed, 6, step)
         size = draw_size(rng)
-        scenes, square = train.pictures(rng, preset.pictures)
-        packed = train.pack(scenes, rng, preset.questions, tok, MIX)
+        scenes, square = train.pictures(rng, preset.pictures, board=board_of(size))
+        mix = MIX if size == SIZES[0] else MIX_OF_PARTS
+        packed = train.pack(scenes, rng, preset.questions, tok, mix)
         ids, target, source = chat(packed)
         train.set_rate(optimiser, preset.rate, step, steps, 50)
         square = square.to(device)
         with train.autocast(device), packed_kernels(model, teacher.decoder):
             told, said = teacher(taught(llava, square), packed)
-            flat, grids = patches(resized(square, size))
+            flat, grids = patches(corner(square, size))
             with torch.no_grad():
                 raw = visual(flat, grid_thw=grids).last_hidden_state
             features = visual.merger(raw).unflatten(0, (len(scenes), -1))

@@ -102,9 +102,16 @@ MIXES = {0: FINDING, 1200: PLACES, 1400: {**PLACES, "where": 0.8, "side": 2.0}}
 
 
 # ------------------------------------------------------------------------------------ batches
-def pictures(rng: np.random.Generator, number: int, fewest: int = 5, most: int = 8):
-    """`number` scenes and their pixels, float32 (number, 3, 96, 96) in [-1, 1]."""
-    scenes = [world.draw_scene(rng, fewest, most) for _ in range(number)]
+def pictures(
+    rng: np.random.Generator,
+    number: int,
+    fewest: int = 5,
+    most: int = 8,
+    board: world.Board = (world.BOARD, world.BOARD),
+):
+    """`number` scenes, on a part of the board, and their pixels, float32 (number, 3, 96, 96) in
+    [-1, 1]."""
+    scenes = [world.draw_scene(rng, fewest, most, board) for _ in range(number)]
     return scenes, pixels_of(scenes, rng)
 
 
