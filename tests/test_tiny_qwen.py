@@ -12,6 +12,7 @@ from qvid_utils import load
 from qvid_utils.tiny import architecture, graft, grow, qwen, train, world
 
 SIZE = (80, 112)
+PART = (64, 96)  # of the square picture, 8 x 12 visual tokens
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +60,26 @@ def test_patches_are_the_processors():
     assert grids.tolist() == wanted["image_grid_thw"].tolist() == [[1, 20, 28]] * 2
 
 
-def test_spots_of_a_square_picture_are_the_llavas_patches():
+def test_spots_are_the_llavas_patches_of_the_same_things():
+    """A corner of the board: the patch labels under its tokens are those of a board that small."""
     assert grow.spots((96, 96)).tolist() == list(range(144))
-    wide = grow.spots((80, 112)).view(10, 14)
-    assert wide[0, 0] == 0 and wide[-1, -1] == 143 and (wide[:, 1:] >= wide[:, :-1]).all()
+    rng = np.random.default_rng(0)
+    scenes, square = train.pictures(rng, 3, board=grow.board_of(PART))
+    kinds, colours = train.patch_labels(scenes)
+    got = kinds[:, grow.spots(PART)].view(3, 8, 12)
+    assert torch.equal(got, kinds.view(3, 12, 12)[:, :8])
+    assert (kinds.view(3, 12, 12)[:, 8:] == train.NONE).all()  # nothing stands outside
+    corner = grow.corner(square, PART)
+    assert corner.shape == (3, 3, *PART)
+    for b, scene in enumerate(scenes):
+        for thing in scene:
+            y, x = thing.row * 16 + 8, thing.column * 16 + 8
+            shade = torch.tensor(world.COLOURS[thing.colour]) / 127.5 - 1
+            spot = corner[b, :, y - 6 : y + 6, x - 6 : x + 6].flatten(1)
+            assert (spot - shade[:, None]).norm(dim=0).min() < 0.25
+    assert (colours[:, grow.spots(PART)] < len(train.COLOUR_NAMES)).sum() == sum(
+        4 * len(scene) for scene in scenes
+    )
 
 
 def test_packed_attention_shares_keys_within_groups(generator):
@@ -153,21 +170,21 @@ def test_packed_training_is_the_stock_forward(model, packed):
     the same scores for every answer, question by question."""
     pixels, asked = packed
     ids, target, _ = grow.chat(asked)
-    flat, grids = grow.patches(grow.resized(pixels, SIZE))
+    flat, grids = grow.patches(grow.corner(pixels, PART))
     with torch.inference_mode(), grow.packed_kernels(model):
         features = model.model.visual(flat, grid_thw=grids).pooler_output.unflatten(0, (2, -1))
-        out, prefix = grow.student(model, features, ids, SIZE)
+        out, prefix = grow.student(model, features, ids, PART)
         packed_scores = model.lm_head(out.last_hidden_state[:, prefix:].unflatten(1, (3, -1)))
     tok, pad = qwen.tokenizer(), graft.WORD["<|image_pad|>"]
     for b in range(2):
         for q in range(3):
             end = int((target[b, q] >= 0).nonzero()[0])
-            row = [*grow.BEFORE, *[pad] * 140, graft.WORD["<|vision_end|>"]]
+            row = [*grow.BEFORE, *[pad] * 96, graft.WORD["<|vision_end|>"]]
             row = torch.tensor([[*row, *ids[b, q, : end + 2].tolist()]])
             with torch.inference_mode():
                 scores = model(
                     input_ids=row,
-                    pixel_values=flat.view(2, 560, -1)[b],
+                    pixel_values=flat.view(2, 384, -1)[b],
                     image_grid_thw=grids[:1],
                     mm_token_type_ids=(row == pad).int(),
                 ).logits[0]
