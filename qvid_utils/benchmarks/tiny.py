@@ -18,9 +18,10 @@ METRICS = {
     "tiny_mmb": "circular",
 }
 TINY = tuple(METRICS)
-#: Suites with pictures of their own, asked for by name: figures of which one thing was changed, and
-#: pictures of several sizes (which stand for no benchmark).
-MORE = {"tiny_hallusion": "hallusion_words", "tiny_sizes": "accuracy"}
+#: Suites with pictures of their own, asked for by name: figures of which one thing was changed,
+#: captions, and pictures of several sizes (which stand for no benchmark).
+MORE = {"tiny_hallusion": "hallusion_words", "tiny_captions": "cider", "tiny_sizes": "accuracy"}
+NEW_TOKENS = {"tiny_captions": 32}  # eight letters with their colours
 
 
 @cache
@@ -34,4 +35,5 @@ def suite(name: str) -> Suite:
     path = DATA / "tiny" / "suites" / f"{name}.parquet"
     if not path.exists():
         raise ValueError(f"data/tiny/suites/{path.name} is missing: run qvid_utils.tiny.suites")
-    return Suite(name, PAPER_BENCHMARKS.get(name, name), known[name], pd.read_parquet(path))
+    kin, room = PAPER_BENCHMARKS.get(name, name), NEW_TOKENS.get(name)
+    return Suite(name, kin, known[name], pd.read_parquet(path), room)

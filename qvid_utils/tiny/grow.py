@@ -5,7 +5,7 @@
 2. *Decoder*: nine of the LLaVA's twelve layers, its words, and its width doubled with a stream of
    zeros; the keys and values of two heads become those of one group. What this breaks (grouped
    keys, positions along three axes, no place in a visual token) is learned again from questions
-   about pictures and from the LLaVA's answers and hidden states.
+   about pictures and from the LLaVA's hidden states. Captions, which it cannot tell, come new.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from ..paths import DATA
-from . import qwen, train, world
+from . import captions, qwen, train, world
 from .graft import LAYERS, SAME, WORD, graft
 
 TOKEN = qwen.PATCH * qwen.MERGE  # pixels of a visual token's side
@@ -210,6 +210,30 @@ def chat(packed: train.Packed) -> tuple[Tensor, Tensor, Tensor]:
     return ids.view(b, q, -1), target.view(b, q, -1), source.view(b, q, -1)
 
 
+def described(scenes: list[world.Scene], tok) -> tuple[Tensor, Tensor]:
+    """A request for a caption and the caption, one row a picture: ids and targets (B, 1, t)."""
+    rows, starts = [], []
+    for scene in scenes:
+        asked, told = (
+            tok(text)["input_ids"]
+            for text in (captions.REQUEST, captions.said(captions.in_order(scene)))
+        )
+        rows.append([*asked, *CLOSING, *told, WORD["<|im_end|>"]])
+        starts.append(len(asked) + len(CLOSING))
+    shape = (len(rows), max(map(len, rows)))
+    ids, target = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
+    for n, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[n, : len(row)] = torch.tensor(row)
+        target[n, start - 1 : len(row) - 1] = ids[n, start : len(row)]
+    return ids[:, None], target[:, None]
+
+
+def stacked(parts: list[Tensor], empty: int) -> Tensor:
+    """(B, Q, t) of several lengths t as one, the short ones filled up with `empty`."""
+    longest = max(part.shape[2] for part in parts)
+    return torch.cat([F.pad(p, (0, longest - p.shape[2]), value=empty) for p in parts], 1)
+
+
 def positions(size: tuple[int, int], words: int, questions: int) -> Tensor:
     """Rotary positions of a picture and its questions along (t, h, w): (3, P + Q·t). A picture's
     rows and columns count from one start, and what follows goes on after the longer side."""
@@ -283,7 +307,7 @@ def apart(ours: Tensor, theirs: Tensor) -> Tensor:
 def train_language(
     model, llava, preset: Preset, seed: int, folder: Path, device, until: int | None = None
 ) -> None:
-    """Stage 2. Loss: answers, the LLaVA's answers and hidden states, and grounding."""
+    """Stage 2. Loss: answers, captions, the LLaVA's hidden states, and grounding."""
     decoder, visual = model.model.language_model, model.model.visual
     grounder = train.Grounder(decoder.config.hidden_size).to(device)
     modules = {
@@ -295,7 +319,7 @@ def train_language(
     optimiser = train.optimisers(modules, preset.rate, muon=True)
     parts = {**modules, "adamw": optimiser[0], "muon": optimiser[1]}
     checkpoint, tok = train.Checkpoint(folder, "qwen_language"), train.architecture.tokenizer()
-    teacher = Teacher(llava)
+    teacher, ours = Teacher(llava), qwen.tokenizer()
     marks: dict[str, list[float]] = {kind: [] for kind in world.QUESTIONS}
     steps = preset.language
     bar = trange(checkpoint.load(parts), until or steps, desc="language", mininterval=10)
@@ -306,6 +330,9 @@ def train_language(
         mix = MIX if size == SIZES[0] else MIX_OF_PARTS
         packed = train.pack(scenes, rng, preset.questions, tok, mix)
         ids, target, source = chat(packed)
+        words = described(scenes, ours)
+        ids, target = stacked([ids, words[0]], 0), stacked([target, words[1]], -100)
+        source = stacked([source, torch.full_like(words[0], -1)], -1)
         train.set_rate(optimiser, preset.rate, step, steps, 50)
         square = square.to(device)
         with train.autocast(device), packed_kernels(model, teacher.decoder):
@@ -335,9 +362,9 @@ def losses(model, grounder, out, prefix, taught, words, scenes, packed, size):
     """The loss, its parts in words, and which answers were right (for the log)."""
     (told, said), (_, target, source) = taught, words
     device = said.device
+    length, asked, room = packed.ids.shape[2], packed.ids.shape[1], source.shape[2]
+    question = torch.arange(asked + 1, device=device).repeat_interleave(room)  # the last: a caption
     source = source.flatten(1).to(device)  # (B, Q·t): place within the LLaVA's question
-    length = packed.ids.shape[2]
-    question = torch.arange(packed.ids.shape[1], device=device).repeat_interleave(length + 2)
     batch, ours_at = (source >= 0).nonzero(as_tuple=True)
     theirs_at = question[ours_at] * length + source[batch, ours_at]
     spot = spots(size).to(device) + 2  # after the LLaVA's "<s> USER:"
@@ -353,14 +380,18 @@ def losses(model, grounder, out, prefix, taught, words, scenes, packed, size):
     target = target.flatten(1).to(device)
     answers = target >= 0
     logits = model.lm_head(out.last_hidden_state[:, prefix:][answers]).float()
-    answer = F.cross_entropy(logits, target[answers])
+    telling = question.expand_as(target)[answers] == asked
+    answer = F.cross_entropy(logits[~telling], target[answers][~telling])
+    caption = F.cross_entropy(logits[telling], target[answers][telling])
     truth, naming = train.facts(scenes, packed.ids)
     naming = naming.flatten(1).to(device)[batch, theirs_at]
     halfway = out.hidden_states[GROUND][:, prefix:][batch, ours_at][naming].float()
     ground = F.binary_cross_entropy_with_logits(grounder(halfway), truth.to(device))
-    loss = answer + 5 * ground + sentences + pictures
-    hits = (logits.argmax(-1) == target[answers])[0::2].tolist()  # answer, end, answer, end, ...
-    named = f"answer {answer:.3f} ground {ground:.4f} words {sentences:.3f} picture {pictures:.3f}"
+    loss = answer + caption + 5 * ground + sentences + pictures
+    right = logits.argmax(-1) == target[answers]
+    hits = right[~telling][0::2].tolist()  # answer, end, answer, end, ...
+    named = f"answer {answer:.3f} ground {ground:.4f} words {sentences:.3f} picture {pictures:.3f} "
+    named += f"caption {caption:.3f} {right[telling].float().mean():.2f}"
     return loss, named, hits
 
 

@@ -138,9 +138,9 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
 
 def write(folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    from . import edited, sized  # suites with pictures of their own; they store as these do
+    from . import captions, edited, sized  # with pictures of their own; stored as these are
 
-    more = {module.NAME: module.build(seed) for module in (edited, sized)}
+    more = {module.NAME: module.build(seed) for module in (captions, edited, sized)}
     for suite, frame in {**build(seed), **more}.items():
         # One dictionary for all pictures of a file: a picture of many questions is stored once.
         frame.to_parquet(
