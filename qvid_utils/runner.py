@@ -313,7 +313,7 @@ class _Asker:
         said, tokens, layer, kept = self._said(task.suite, task.cell, inputs)
         seconds = (perf_counter() - began) / len(ids)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        return [
+        records = [
             {
                 "sample": row.id, "prompt": hashes[i], "prediction": said[i], "answer": row.answer,
                 "score": task.suite.hit(said[i], row), "mean_tokens": float(tokens[i]),
@@ -321,6 +321,10 @@ class _Asker:
             }
             for i, row in enumerate(batch.itertuples())
         ]  # fmt: skip
+        for record in records:
+            if np.isnan(record["score"]):  # a caption has none of its own, and JSON has no NaN
+                del record["score"]
+        return records
 
     def _said(self, suite: Suite, cell: Cell, inputs: Any) -> tuple[list, list, int | None, list]:
         model = self.model

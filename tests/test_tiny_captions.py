@@ -1,12 +1,15 @@
 """Captions: all that is in a picture, in one order, as the model reads and says them."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from qvid_utils import load
 from qvid_utils.benchmarks import suite
+from qvid_utils.runner import Cell, evaluate
 from qvid_utils.tiny import captions, graft, qwen, suites, turns, world
 
 Thing = world.Thing
@@ -72,3 +75,10 @@ def test_short_rows_are_filled_up():
     rows = turns.described([SCENE, SCENE[:1]], qwen.tokenizer())
     both = turns.stacked([rows[1], rows[1][:, :, :3]], -100)
     assert both.shape == (2, 2, rows[1].shape[2]) and (both[:, 1, 3:] == -100).all()
+
+
+def test_answers_without_a_score_of_their_own_are_stored(tmp_path):
+    few = replace(suite(captions.NAME).head(2), new_tokens=2)
+    made, read = (evaluate(*load("tiny/llava"), [few], [Cell()], store=tmp_path) for _ in "ab")
+    assert made["score"].isna().all() and made["prediction"].str.len().all()
+    pd.testing.assert_frame_equal(made, read)

@@ -42,7 +42,7 @@ class Preset:
 
     tower: int = 2000
     tower_batch: int = 16
-    language: int = 1200
+    language: int = 500
     pictures: int = 3
     questions: int = 14
     rate: float = 1.5e-3
