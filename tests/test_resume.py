@@ -167,6 +167,8 @@ def test_only_the_default_cells_go_to_the_stored_run(tmp_path):
     for options in (["--store", str(tmp_path)], ["--methods", "qvid"], ["--suites", "tiny_gqa"]):
         plan, out, name = where(*options)
         assert name == "table" and str(out) == plan.store
+    *_, name = where("--methods", "qvid", "--name", "other")
+    assert name == "other"
 
 
 # ---------------------------------------------------------------- keys

@@ -273,6 +273,9 @@ def test_stored_records_come_back(records, suites, tmp_path):
     before = table.read_bytes(), answers.read_bytes()
     runner.store(back, suites, tmp_path, "tiny_llava")
     assert (table.read_bytes(), answers.read_bytes()) == before
+    other, _ = runner.store(records, suites, tmp_path, "other", model="tiny/other")
+    named = pd.read_csv(other)
+    assert set(named["table"]) == {"other"} and set(named["model"]) == {"tiny/other"}
 
 
 @pytest.mark.parametrize("column", ["question", "answer"])
