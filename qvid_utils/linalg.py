@@ -78,9 +78,7 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
         if isinstance(rank, Integral) and rank >= G.shape[-1]:
             inverse = _inverse_root(G)
             if inverse is not None:
-                every = torch.ones_like(G[:, 0], dtype=torch.bool)
-                found = _weighted(slabs, inverse.mT, every, lambda _, counts: counts.double())
-                return found.clamp_max_(1)
+                return _weighted(slabs, inverse.mT, None, lambda _, every: every).clamp_max_(1)
         s, U = _eigh(G)
         return _participation(slabs, s, U, _leading(s, rank))
 
@@ -289,14 +287,17 @@ class _Slabs:
 
 
 def _weighted(
-    slabs: _Slabs, U: Tensor, chosen: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
+    slabs: _Slabs, U: Tensor, chosen: Tensor | None, weigh: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     # (B, N_v): Σ_k w_k (u_kᵀ X)² over the chosen modes; weigh((u_kᵀ X)², chosen) gives the w_k
-    some = chosen.any(0).nonzero()[:, 0]  # the modes that count in at least one matrix
-    rows, votes = U[..., some].mT, chosen[:, some]
+    if chosen is None:  # every mode: nothing to wait for
+        rows, votes = U.mT, torch.ones_like(U[:, 0])
+    else:
+        some = chosen.any(0).nonzero()[:, 0]  # the modes that count in at least one matrix
+        rows, votes = U[..., some].mT, chosen[:, some]
     count, _, n = slabs.X.shape
     out = U.new_empty(count, 1, n)
-    memory = U.new_empty(slabs.size, len(some), n)
+    memory = U.new_empty(slabs.size, rows.shape[1], n)
     for part, slab in slabs:
         parts = torch.bmm(rows[part], slab, out=memory[: len(slab)]).square_()
         torch.bmm(weigh(parts, votes[part])[:, None], parts, out=out[part])
