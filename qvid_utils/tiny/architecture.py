@@ -69,22 +69,24 @@ def clip_tokenizer() -> PreTrainedTokenizerFast:
 
 def _tokenizer(vocabulary: list[str], form: str, **options) -> PreTrainedTokenizerFast:
     words = {word: i for i, word in enumerate(vocabulary)}
-    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    pattern = Regex(r"<[a-z/]+>|USER:|ASSISTANT:|\b[A-D]\.|[\w']+|[^\w\s]")
-    core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
-    core.post_processor = processors.TemplateProcessing(
+    ends = {"bos_token": "<s>", "eos_token": "</s>"}
+    made = word_level(vocabulary, pad_token="<pad>", unk_token="<unk>", **ends, **options)
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=form,
         pair=form + " $B",
         special_tokens=[(mark, words[mark]) for mark in ("<s>", "</s>")],
     )
+    return made
+
+
+def word_level(vocabulary: list[str], **options) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are these words, in this order; blanks and line ends are dropped."""
+    words = {word: i for i, word in enumerate(vocabulary)}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    pattern = Regex(r"<\|?[a-z_/]+\|?>|USER:|ASSISTANT:|\b[A-D]\.|[\w']+|[^\w\s]")
+    core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        clean_up_tokenization_spaces=False,
-        **options,
+        tokenizer_object=core, clean_up_tokenization_spaces=False, **options
     )
 
 

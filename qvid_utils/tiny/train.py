@@ -105,8 +105,13 @@ MIXES = {0: FINDING, 1200: PLACES, 1400: {**PLACES, "where": 0.8, "side": 2.0}}
 def pictures(rng: np.random.Generator, number: int, fewest: int = 5, most: int = 8):
     """`number` scenes and their pixels, float32 (number, 3, 96, 96) in [-1, 1]."""
     scenes = [world.draw_scene(rng, fewest, most) for _ in range(number)]
+    return scenes, pixels_of(scenes, rng)
+
+
+def pixels_of(scenes: list[world.Scene], rng: np.random.Generator) -> Tensor:
+    """Pictures of these scenes, float32 (B, 3, 96, 96) in [-1, 1]."""
     pixels = np.stack([world.render(scene, rng) for scene in scenes])
-    return scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def patch_labels(scenes: list[world.Scene]) -> tuple[Tensor, Tensor]:
@@ -200,14 +205,20 @@ def encode(question: world.Question, tok) -> list[int]:
     return words["input_ids"]
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling, questions=1, **_):
+def packed_attention(
+    module, query, key, value, attention_mask, scaling, questions=1, prefix=PREFIX, **_
+):
     """Attention of one picture and many questions in a row, without the blocks that see nothing.
 
-    query, key, value (B, H, P + Q·t, d_h): a prefix of P, which sees itself causally, then Q
-    questions of t words, each of which sees the prefix and, causally, itself. Equal to a block
-    mask, at a third of its cost. Padding stands at a question's end, where nothing looks at it.
+    query, key, value (B, H, P + Q·t, d_h), fewer H of key and value where heads share them: a
+    prefix of P, which sees itself causally, then Q questions of t words, each of which sees the
+    prefix and, causally, itself. Equal to a block mask, at a third of its cost. Padding stands at a
+    question's end, where nothing looks at it.
     """
-    front = (lambda x: x[:, :, :PREFIX]), (lambda x: x[:, :, PREFIX:])
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    front = (lambda x: x[:, :, :prefix]), (lambda x: x[:, :, prefix:])
     picture = F.scaled_dot_product_attention(
         *(front[0](x) for x in (query, key, value)), is_causal=True, scale=scaling
     )
@@ -218,8 +229,8 @@ def packed_attention(module, query, key, value, attention_mask, scaling, questio
     ahead = torch.ones(words, words, dtype=torch.bool, device=q.device).triu(1)
     near = near.masked_fill(ahead, -torch.inf)
     weights = (torch.cat([far, near], -1) * scaling).softmax(-1).to(value.dtype)
-    out = (weights[..., :PREFIX].flatten(2, 3) @ front[0](value)) + (
-        weights[..., PREFIX:] @ v
+    out = (weights[..., :prefix].flatten(2, 3) @ front[0](value)) + (
+        weights[..., prefix:] @ v
     ).flatten(2, 3)
     return torch.cat([picture, out], 2).transpose(1, 2).contiguous(), None
 
@@ -530,14 +541,20 @@ def main() -> None:
     words.add_argument(
         "--preset", choices=PRESETS, help="default: gpu where there is one, else cpu"
     )
+    words.add_argument("--family", choices=("llava", "llava_onevision"), default="llava")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--checkpoints", type=Path, default=Path("runs/tiny"), help="for resuming")
     words.add_argument("--out", type=Path, default=DATA / "tiny")
     chosen = words.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    preset = PRESETS[chosen.preset or ("gpu" if device.type == "cuda" else "cpu")]
+    size = chosen.preset or ("gpu" if device.type == "cuda" else "cpu")
     started = time.perf_counter()
-    train(preset, chosen.seed, chosen.checkpoints, chosen.out, device)
+    if chosen.family == "llava":
+        train(PRESETS[size], chosen.seed, chosen.checkpoints, chosen.out, device)
+    else:
+        from . import grow_onevision as grow  # grows out of the LLaVA, with this module's parts
+
+        grow.train_all(grow.PRESETS[size], chosen.seed, chosen.checkpoints, chosen.out, device)
     print(f"trained in {(time.perf_counter() - started) / 60:.0f} minutes; written to {chosen.out}")
 
 
