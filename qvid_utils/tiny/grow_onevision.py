@@ -3,9 +3,9 @@
 
 1. *Tower*, from nothing: a pooled visual token of a frame is to point where the LLaVA's projected
    patches at the same spot point, and must tell what lies there.
-2. *Decoder*: the LLaVA's own twelve layers and words, to begin with. From questions about clips it
-   learns what time is. Besides the answers, visual tokens must tell early on which frame they stand
-   in and what happened to what they show, and the words of a question that name a thing must tell
+2. *Decoder*: nine of the LLaVA's twelve layers and its words, to begin with. From questions about
+   clips it learns what time is. Besides the answers, visual tokens must tell early on which frame
+   they stand in and what has happened to what they show, and the words that name a thing must tell
    halfway up what it does, and when: with these grounding losses the circuits appear within some
    hundred steps. Open questions come first, multiple choice takes over.
 """
@@ -34,12 +34,15 @@ WORD = {word: i for i, word in enumerate(onevision.vocabulary())}
 SAME = {"<|im_start|>": "<s>", "<|im_end|>": "</s>", "user": "USER:", "assistant": "ASSISTANT:"}
 ALIKE = {"up": "above", "down": "below", "first": "one"}  # new words that start from old ones
 KIND_WORDS = [WORD[kind] for kind in world.KINDS]
+LAYERS = (0, 1, 2, 4, 6, 7, 9, 10, 11)  # the LLaVA's that stay: the others can be missed most
 EDGE = (world.BOARD - clips.BOARD) // 2  # a frame is the middle of one of the LLaVA's pictures
 
 LONGEST = 16
-LENGTHS = {4: 0.3, 8: 0.5, 16: 0.2}
+# How many frames a clip has, how often, from which step on: short clips cost little.
+LENGTHS = {0: {4: 1.0}, 250: {4: 0.5, 8: 0.5}, 700: {4: 0.25, 8: 0.5, 16: 0.25}}
 STORIES = (*clips.STORIES, "flashes")
-NOW = (None, "as before", *clips.DIRECTIONS, "new", "recoloured", "gone")  # of a visual token
+# What has happened to what a visual token shows: since the first frame, and just now.
+NOW = (None, "as before", *clips.DIRECTIONS, "recoloured", "new", "gone", "appears", "vanishes")
 # How often a type of question is drawn.
 MIX = {
     "direction": 1.3,
@@ -59,13 +62,13 @@ class Preset:
 
     tower: int = 500
     tower_batch: int = 48
-    language: int = 2600
+    language: int = 1100
     clips: int = 8
     questions: int = 10
     rate: float = 1.5e-3
-    open_until: int = 600
+    open_until: int = 350
     seen_layer: int = 3
-    ground_layer: int = 6
+    ground_layer: int = 5
     save: int = 50
 
 
@@ -79,12 +82,9 @@ def graft(
     """Give `model` the LLaVA's decoder and words: the same shapes, and biases of zero."""
     generator = torch.Generator().manual_seed(seed)
     old, new = llava.model.language_model, model.model.language_model
-    left = new.load_state_dict(
-        {k: v for k, v in old.state_dict().items() if not k.startswith("embed_tokens")},
-        strict=False,
-    )
-    unexpected = [k for k in left.missing_keys if not k.endswith("_proj.bias")]
-    assert unexpected == ["embed_tokens.weight"], unexpected
+    new.norm.load_state_dict(old.norm.state_dict())
+    for layer, source in zip(new.layers, LAYERS, strict=True):
+        layer.load_state_dict(old.layers[source].state_dict(), strict=False)  # no biases
     with torch.no_grad():
         for layer in new.layers:
             for name in "qkv":
@@ -136,26 +136,26 @@ def shown(drawn: list[clips.Clip]) -> dict[str, Tensor]:
     colour = torch.full(shape, len(train.COLOUR_NAMES))
     now = torch.zeros(shape, dtype=torch.long)
     for b, clip in enumerate(drawn):
+        for actor in clip:  # first what is gone: it may be hidden by what comes there later
+            for t in range(actor.last + 1, shape[1]):
+                row, column = actor.cells[actor.last]
+                left = "vanishes" if t == actor.last + 1 else "gone"
+                now[b, t, row * clips.BOARD + column] = NOW.index(left)
         for actor in clip:
-            seen = None
             for t, cell in enumerate(actor.cells):
                 if cell is None:
-                    if seen is not None:
-                        now[b, t, seen] = NOW.index("gone")
                     continue
-                seen = cell[0] * clips.BOARD + cell[1]
+                spot = (b, t, cell[0] * clips.BOARD + cell[1])
                 happened = "as before"
                 if actor.first:
-                    happened = "new"
+                    happened = "appears" if t == actor.first else "new"
                 elif cell != actor.cells[0]:
                     happened = actor.direction
                 elif actor.colours[t] != actor.colours[0]:
                     happened = "recoloured"
-                now[b, t, seen] = NOW.index(happened)
-                kind[b, t, seen] = world.KINDS.index(actor.kind)
-                colour[b, t, seen] = train.COLOUR_NAMES.index(actor.colours[t])
-    # what stands where another has vanished hides that
-    now = torch.where((kind < train.NONE) & (now == NOW.index("gone")), 1, now)
+                now[spot] = NOW.index(happened)
+                kind[spot] = world.KINDS.index(actor.kind)
+                colour[spot] = train.COLOUR_NAMES.index(actor.colours[t])
     frame = torch.arange(shape[1])[None, :, None].expand(shape)
     return {"kind": kind, "colour": colour, "frame": frame, "now": now}
 
@@ -190,12 +190,40 @@ def facts(drawn: list[clips.Clip], ids: Tensor) -> tuple[Tensor, Tensor]:
     return table[naming.nonzero()[:, 0], ids[naming]], naming
 
 
+def plain_attention(module, query, key, value, attention_mask, scaling, causal=False, **_):
+    """Attention in three steps: on a CPU its way back is twice as fast as the fused one."""
+    scores = query @ key.mT * scaling
+    if causal:
+        scores = scores.masked_fill(ahead(scores), -torch.inf)
+    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).contiguous(), None
+
+
+def ahead(scores: Tensor) -> Tensor:
+    """What stands after a token, (n, n)."""
+    return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+
+
+def packed_attention(module, query, key, value, mask, scaling, questions=1, prefix=0, **_):
+    """As `train.packed_attention`, its first part plain too: clips have short prefixes."""
+    q, k, v = (x[:, :, :prefix] for x in (query, key, value))
+    front, _ = plain_attention(module, q, k, v, None, scaling, causal=True)
+    own, near_k, near_v = (
+        x[:, :, prefix:].unflatten(2, (questions, -1)) for x in (query * scaling, key, value)
+    )
+    far = (own.flatten(2, 3) @ k.mT).unflatten(2, (questions, -1))
+    near = own @ near_k.mT
+    near = near.masked_fill(ahead(near), -torch.inf)
+    weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
+    out = (weights[..., :prefix].flatten(2, 3) @ v) + (weights[..., prefix:] @ near_v).flatten(2, 3)
+    return torch.cat([front, out.transpose(1, 2)], 1), None
+
+
 @contextmanager
 def packed_kernels(model: LlavaOnevisionForConditionalGeneration):
     """Inside: the tower attends plainly, the decoder packed."""
     AttentionInterface.register("plain", plain_attention)
-    AttentionInterface.register("packed", train.packed_attention)
-    parts = {"plain": model.model.vision_tower, "packed": model.model.language_model}
+    AttentionInterface.register("packed clips", packed_attention)
+    parts = {"plain": model.model.vision_tower, "packed clips": model.model.language_model}
     before = {kernel: part.config._attn_implementation for kernel, part in parts.items()}
     for kernel, part in parts.items():
         part.config._attn_implementation = kernel
@@ -204,12 +232,6 @@ def packed_kernels(model: LlavaOnevisionForConditionalGeneration):
     finally:
         for kernel, part in parts.items():
             part.config._attn_implementation = before[kernel]
-
-
-def plain_attention(module, query, key, value, attention_mask, scaling, **_):
-    """Attention in three steps: on a CPU its way back is twice as fast as the fused one."""
-    weights = (query @ key.mT * scaling).softmax(-1).to(value.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 def tokens_of(model, frames: Tensor) -> Tensor:
@@ -276,21 +298,19 @@ def train_tower(model, llava, preset: Preset, seed: int, folder: Path, device) -
     model.model.vision_tower.eval()
 
 
-def pack(drawn, rng: np.random.Generator, questions: int, tok, open_share: float) -> train.Packed:
-    """Ask `questions` questions of every clip, `open_share` of them without options."""
+def pack(drawn, rng: np.random.Generator, questions: int, tok, options: bool) -> train.Packed:
+    """Ask `questions` questions of every clip, all with options or all without."""
     names, odds = list(MIX), np.array(list(MIX.values()))
     odds /= odds.sum()
     asked: list[world.Question] = []
     for n, clip in enumerate(drawn, 1):
         while len(asked) < n * questions:
             kind = str(rng.choice(names, p=odds))
-            found = clips.ask(kind, clip, rng, options=bool(rng.random() >= open_share))
+            found = clips.ask(kind, clip, rng, options)
             if found is not None:
                 asked.append(found)
     turn = "<|im_end|><|im_start|>assistant\n"
-    rows = [
-        tok(f"{q.text}{turn}{q.answer}", add_special_tokens=False)["input_ids"] for q in asked
-    ]
+    rows = [tok(f"{q.text}{turn}{q.answer}", add_special_tokens=False)["input_ids"] for q in asked]
     shape = (len(rows), max(map(len, rows)))
     ids, target = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
     for n, row in enumerate(rows):
@@ -298,7 +318,7 @@ def pack(drawn, rng: np.random.Generator, questions: int, tok, open_share: float
         target[n, len(row) - 2] = row[-1]
         target[n, len(row) - 1] = WORD["<|im_end|>"]
     shape = (len(drawn), questions, -1)
-    kinds = [f"{q.kind}{'?' if world.SHORT_TAIL in q.text else ''}" for q in asked]
+    kinds = [q.kind if options else f"{q.kind}?" for q in asked]
     return train.Packed(ids.view(shape), target.view(shape), kinds)
 
 
@@ -372,23 +392,24 @@ def train_language(
     optimiser = train.optimisers(modules, preset.rate, muon=True)
     parts = {**modules, "adamw": optimiser[0], "muon": optimiser[1]}
     checkpoint, tok = train.Checkpoint(folder, "video_language"), onevision.tokenizer()
-    lengths, odds = list(LENGTHS), list(LENGTHS.values())
     marks: dict[str, list[float]] = {}
-    bar = trange(
-        checkpoint.load(parts), until or preset.language, desc="language", mininterval=10
-    )
+    bar = trange(checkpoint.load(parts), until or preset.language, desc="language", mininterval=10)
     for step in bar:
         rng = train.generator(seed, 8, step)
-        length = int(rng.choice(lengths, p=odds))
+        odds = LENGTHS[max(start for start in LENGTHS if start <= step)]
+        length = int(rng.choice(list(odds), p=list(odds.values())))
         number = preset.clips * 8 // max(length, 6)
         drawn, frames = clip_batch(rng, number, length)
-        packed = pack(drawn, rng, preset.questions, tok, 0.8 if step < preset.open_until else 0.3)
+        options = rng.random() < (0.2 if step < preset.open_until else 0.7)
+        packed = pack(drawn, rng, preset.questions, tok, bool(options))
         there = shown(drawn)
         truth, naming = facts(drawn, packed.ids)
         train.set_rate(optimiser, preset.rate, step, preset.language, 50)
         with train.autocast(device), packed_kernels(model):
             seen = tokens_of(model, frames.flatten(0, 1).to(device))
-            out, prefix = decoded(model, seen.unflatten(0, (number, length)).flatten(1, 2), packed.ids)
+            out, prefix = decoded(
+                model, seen.unflatten(0, (number, length)).flatten(1, 2), packed.ids
+            )
         early = out.hidden_states[preset.seen_layer][:, len(BEFORE) : prefix - 1]
         sight, right_now = told_by_tokens(modules["reader"], early, there)
         halfway = out.hidden_states[preset.ground_layer][:, prefix:]

@@ -67,13 +67,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def config() -> LlavaOnevisionConfig:
     """Tower of four layers on 8 × 8 patches of a frame, pooled to 16 tokens; the LLaVA's decoder as
-    a Qwen2: twelve layers, four heads of 64."""
+    a Qwen2: nine of its layers, four heads of 64."""
     ids = {word: i for i, word in enumerate(vocabulary())}
     text = Qwen2Config(
         vocab_size=len(ids),
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=12,
+        num_hidden_layers=9,
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=64,
