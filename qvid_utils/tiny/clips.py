@@ -146,10 +146,12 @@ def render(clip: Clip, rng: np.random.Generator) -> np.ndarray:
 
 
 def film(frames: np.ndarray) -> bytes:
-    """The frames as one animated PNG, without loss but for the last three bits of a channel."""
+    """The frames as one animated PNG, ten a second, with five bits a channel. A frame like the one
+    before is not stored again: the one before is shown for longer."""
     pictures = [Image.fromarray(frame // 8 * 8 + 4) for frame in frames]
     file = io.BytesIO()
-    pictures[0].save(file, "png", save_all=True, append_images=pictures[1:], optimize=True)
+    shown = {"duration": 100, "append_images": pictures[1:]}
+    pictures[0].save(file, "png", save_all=True, optimize=True, **shown)
     return file.getvalue()
 
 

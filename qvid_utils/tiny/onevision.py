@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from transformers import (
     LlavaOnevisionConfig,
+    LlavaOnevisionProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipVisionConfig,
 )
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
 
+from ..families.processors import image_only
 from . import architecture, clips, world
 
 PATCH = 8
@@ -63,6 +68,24 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
     made.chat_template = CHAT_TEMPLATE
     return made
+
+
+def processor() -> LlavaOnevisionProcessor:
+    """Frames (and pictures) to 64 × 64 in [-1, 1]; the committed folder has no video processor, so
+    that it needs no torchvision."""
+    pictures = LlavaOnevisionImageProcessorPil(
+        size={"height": clips.SIDE, "width": clips.SIDE},
+        image_grid_pinpoints=[[clips.SIDE, clips.SIDE]],
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return image_only(LlavaOnevisionProcessor)(
+        pictures,
+        tokenizer(),
+        num_image_tokens=SIDE**2,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+    )
 
 
 def config() -> LlavaOnevisionConfig:
