@@ -275,14 +275,24 @@ def _log(store: Store, common: Mapping[str, Any], one: Suite, cell: Cell) -> Log
 
 def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
     """Ids in equal parts of at most `size`, questions of like length together: little padding;
-    with a seed the parts in an order drawn by it, else from short to long."""
-    length = samples["question"].str.split().str.len()
-    order = np.argsort(length.to_numpy(), kind="stable")
-    parts = np.array_split(samples["id"].to_numpy()[order], -(-len(order) // size))
+    videos of one number of frames together: they are one tensor. With a seed the parts in an order
+    drawn by it, else from short to long."""
+    length = samples["question"].str.split().str.len().to_numpy()
+    frames = np.array([_frames(image) for image in samples["image"]])
+    parts = []
+    for number in np.unique(frames):
+        these = np.flatnonzero(frames == number)
+        order = these[np.argsort(length[these], kind="stable")]
+        parts += np.array_split(samples["id"].to_numpy()[order], -(-len(order) // size))
     turns = (
         range(len(parts)) if seed is None else np.random.default_rng(seed).permutation(len(parts))
     )
     return [parts[i].tolist() for i in turns]
+
+
+def _frames(image: Any) -> int:
+    """How many frames of its video a question is shown; 0 for pictures."""
+    return image.get("frames", 0) if isinstance(image, dict) else 0
 
 
 class _Asker:
@@ -328,7 +338,8 @@ class _Asker:
         kept: list[list] = [[] for _ in inputs["input_ids"]]
         if cell.method is None:
             ids = model.generate(**inputs, **options)
-            tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+            known = torch.tensor(family_of(model).visual_tokens(model.config))
+            tokens = torch.isin(inputs["input_ids"], known.to(ids.device)).sum(1).tolist()
             return _said(self.processor, inputs, ids), tokens, None, kept
         with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
             ids = model.generate(**inputs, **options)

@@ -5,6 +5,6 @@
 
 from .base import SCORERS, Suite, score
 from .published import BENCHMARKS
-from .tiny import TINY, suite
+from .tiny import TINY, TINY_VIDEO, suite
 
-__all__ = ["BENCHMARKS", "SCORERS", "TINY", "Suite", "score", "suite"]
+__all__ = ["BENCHMARKS", "SCORERS", "TINY", "TINY_VIDEO", "Suite", "score", "suite"]

@@ -75,6 +75,10 @@ class Frames:
             made = made[:, 0]
         return {"pixel_values_videos": made.unflatten(0, (len(videos), -1))}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its settings, as a processor tells its own: those of the image processor are all."""
+        return {"video_processor_type": "Frames", **self.image_processor.to_dict()}
+
 
 def _is_batch(videos: list) -> bool:
     """Whether these are videos, and not the frames of one."""

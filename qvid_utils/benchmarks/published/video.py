@@ -33,6 +33,7 @@ _MVBENCH = {
     "FunQA_test/test": "unexpected_action",
 }
 MVBENCH = {task: folder for folder, tasks in _MVBENCH.items() for task in tasks.split()}
+TICK = 100  # milliseconds of a frame of an animated picture
 ENDINGS = ("", ".mp4", ".MP4", ".mkv", ".webm", ".avi")
 
 
@@ -100,17 +101,17 @@ def frames(video: str | Path | Mapping[str, Any], number: int) -> list[Image.Ima
 
 
 def _of_picture(cell: Mapping[str, Any], number: int) -> list[Image.Image]:
-    """Of an animated picture; one frame's time is the shortest that any is shown."""
+    """Of an animated picture, ten frames a second: one shown for longer counts several times."""
     try:
         with Image.open(io.BytesIO(cell["bytes"])) as film:
             shown, times = [], []
             for frame in ImageSequence.Iterator(film):
                 shown.append(frame.convert("RGB"))
-                times.append(frame.info.get("duration", 1))
+                times.append(frame.info.get("duration", TICK))
     except (OSError, KeyError, TypeError) as cause:
         raise ValueError(f"video {cell.get('path')} cannot be read ({cause})") from cause
-    one = min(times)
-    every = [picture for picture, t in zip(shown, times, strict=True) for _ in range(round(t / one))]
+    ticks = [max(1, round(time / TICK)) for time in times]
+    every = [picture for picture, n in zip(shown, ticks, strict=True) for _ in range(n)]
     return [every[i] for i in _spaced(len(every), number, cell.get("path"))]
 
 
