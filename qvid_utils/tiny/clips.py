@@ -73,6 +73,8 @@ def draw_clip(rng: np.random.Generator, frames: int, fewest: int = 3, most: int 
         stories[:2] = ["appears"] * 2
     elif theme < RACE + FLASH:
         stories[rng.integers(number)] = "flashes"
+    if set(stories) == {"stays"}:
+        stories[0] = "moves"
     starts = rng.permutation(np.arange(1, frames - 1)).tolist()
     ends = rng.permutation(np.arange(2, frames)).tolist()
     kinds = [
@@ -147,7 +149,10 @@ def render(clip: Clip, rng: np.random.Generator) -> np.ndarray:
 
 def film(frames: np.ndarray) -> bytes:
     """The frames as one animated PNG, ten a second, with five bits a channel. A frame like the one
-    before is not stored again: the one before is shown for longer."""
+    before is not stored again: the one before is shown for longer. ValueError for a still clip,
+    which would be a plain picture."""
+    if (frames == frames[0]).all():
+        raise ValueError("all frames are alike: an animated picture needs two that differ")
     pictures = [Image.fromarray(frame // 8 * 8 + 4) for frame in frames]
     file = io.BytesIO()
     shown = {"duration": 100, "append_images": pictures[1:]}
