@@ -93,7 +93,11 @@ def frames(video: str | Path | Mapping[str, Any], number: int) -> list[Image.Ima
                     kept[i] = frame.to_image()
     except _Short:
         raise
-    except (OSError, ValueError, IndexError, RuntimeError) as cause:
+    except av.error.DecoderNotFoundError as cause:
+        raise ValueError(
+            f"video {video}: this PyAV has no decoder for its codec; convert the file, e.g. to H.264"
+        ) from cause
+    except (av.error.FFmpegError, OSError, ValueError, IndexError) as cause:
         raise ValueError(f"video {video} cannot be read ({cause})") from cause
     if last is None:
         raise ValueError(f"video {video} cannot be read (none of its frames can be decoded)")
