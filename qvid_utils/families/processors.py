@@ -54,7 +54,7 @@ class Frames:
         videos = list(videos)
         if videos and not _is_batch(videos):
             videos = [videos]
-        while len(videos) and isinstance(videos[0], list) and _is_batch(videos[0]):
+        while videos and isinstance(videos[0], list) and videos[0] and _is_batch(videos[0]):
             videos = [one for several in videos for one in several]  # one list for each prompt
         for n, video in enumerate(videos):
             if isinstance(video, str | Path):

@@ -95,7 +95,7 @@ def frames(video: str | Path | Mapping[str, Any], number: int) -> list[Image.Ima
         raise
     except av.error.DecoderNotFoundError as cause:
         raise ValueError(
-            f"video {video}: this PyAV has no decoder for its codec; convert the file, e.g. to H.264"
+            f"video {video}: this PyAV has no decoder for its codec; convert it, e.g. to H.264"
         ) from cause
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as cause:
         raise ValueError(f"video {video} cannot be read ({cause})") from cause
