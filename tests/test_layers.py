@@ -23,7 +23,7 @@ LEVELS = {
     4: "models tiny",
     5: "benchmarks grid measure",
     6: "runner",
-    7: "lmms figures regenerate distributed video",
+    7: "lmms figures regenerate distributed video figures_video",
     8: "command",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
