@@ -39,7 +39,7 @@ EDGE = (world.BOARD - clips.BOARD) // 2  # a frame is the middle of one of the L
 
 LONGEST = 16
 # How many frames a clip has, how often, from which step on: short clips cost little.
-LENGTHS = {0: {4: 1.0}, 250: {4: 0.5, 8: 0.5}, 700: {4: 0.25, 8: 0.5, 16: 0.25}}
+LENGTHS = {0: {4: 1.0}, 250: {4: 0.4, 8: 0.6}, 800: {4: 0.25, 8: 0.45, 16: 0.3}}
 STORIES = (*clips.STORIES, "flashes")
 # What has happened to what a visual token shows: since the first frame, and just now.
 NOW = (None, "as before", *clips.DIRECTIONS, "recoloured", "new", "gone", "appears", "vanishes")
@@ -58,15 +58,18 @@ MIX = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Steps, batches, peak rate; `open_until`: the step up to which open questions prevail."""
+    """Steps, batches, peak rate; `open_until`: the step up to which open questions prevail;
+    `bare_until`: the one up to which questions come without their answer-format sentence, which
+    would be a third of all words."""
 
     tower: int = 500
     tower_batch: int = 48
-    language: int = 1100
-    clips: int = 8
+    language: int = 1200
+    clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
     open_until: int = 350
+    bare_until: int = 700
     seen_layer: int = 3
     ground_layer: int = 5
     save: int = 50
@@ -298,8 +301,11 @@ def train_tower(model, llava, preset: Preset, seed: int, folder: Path, device) -
     model.model.vision_tower.eval()
 
 
-def pack(drawn, rng: np.random.Generator, questions: int, tok, options: bool) -> train.Packed:
-    """Ask `questions` questions of every clip, all with options or all without."""
+def pack(
+    drawn, rng: np.random.Generator, questions: int, tok, options: bool, bare: bool = False
+) -> train.Packed:
+    """Ask `questions` questions of every clip, all with options or all without; bare: without the
+    sentence that asks for a form of answer."""
     names, odds = list(MIX), np.array(list(MIX.values()))
     odds /= odds.sum()
     asked: list[world.Question] = []
@@ -310,7 +316,9 @@ def pack(drawn, rng: np.random.Generator, questions: int, tok, options: bool) ->
             if found is not None:
                 asked.append(found)
     turn = "<|im_end|><|im_start|>assistant\n"
-    rows = [tok(f"{q.text}{turn}{q.answer}", add_special_tokens=False)["input_ids"] for q in asked]
+    texts = [q.text.partition(" Answer ")[0] if bare else q.text for q in asked]
+    texts = [f"{text}{turn}{q.answer}" for text, q in zip(texts, asked, strict=True)]
+    rows = tok(texts, add_special_tokens=False)["input_ids"]
     shape = (len(rows), max(map(len, rows)))
     ids, target = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
     for n, row in enumerate(rows):
@@ -398,10 +406,11 @@ def train_language(
         rng = train.generator(seed, 8, step)
         odds = LENGTHS[max(start for start in LENGTHS if start <= step)]
         length = int(rng.choice(list(odds), p=list(odds.values())))
-        number = preset.clips * 8 // max(length, 6)
+        number = preset.clips * 8 // max(length, 5)
         drawn, frames = clip_batch(rng, number, length)
         options = rng.random() < (0.2 if step < preset.open_until else 0.7)
-        packed = pack(drawn, rng, preset.questions, tok, bool(options))
+        bare = step < preset.bare_until
+        packed = pack(drawn, rng, preset.questions, tok, bool(options), bare)
         there = shown(drawn)
         truth, naming = facts(drawn, packed.ids)
         train.set_rate(optimiser, preset.rate, step, preset.language, 50)
