@@ -32,7 +32,10 @@ def film_strip(films: Mapping[str, np.ndarray], shown: pd.DataFrame) -> Figure:
     strip stand the question, the method, its answer, and how many tokens of the clip it keeps.
     """
     _need(shown, ("sample", "question", "answer", "method", "frame", "spot", "kept", "right"))
-    strips = list(shown.groupby(["sample", "method"], sort=False))
+    order = shown["sample"].unique().tolist()
+    strips = sorted(
+        shown.groupby(["sample", "method"], sort=False), key=lambda strip: order.index(strip[0][0])
+    )
     number = int(shown["frame"].max()) + 1
     side = int((shown["spot"].max() + 1) ** 0.5)
     fig = _figure(2.3 + 0.62 * number, 0.86 * len(strips) + 0.25)

@@ -1,5 +1,10 @@
 """Notebook 05's numbers: video suites at shares of their tokens, and what stands beside them.
 
+    python -m qvid_utils.video --out data/measured
+
+asks the embedded video model every question under every method at the papers' shares, and stores
+the answers and the table of results.
+
 A budget is a share of a clip's visual tokens. Clips of different lengths are asked apart, each with
 its own count, and meet again in one table. Beside the methods stand the honest baselines of video:
 fewer frames at the same number of tokens, and the first frame alone.
@@ -7,9 +12,12 @@ fewer frames at the same number of tokens, and the first frame alone.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -24,14 +32,15 @@ from .families import FAMILIES, Unavailable, family_of
 from .families.layout import frames_of
 from .methods import METHODS, Method
 from .models import LoadError, load
-from .paths import PROFILES
+from .paths import DATA, PROFILES, RUNS
 from .pruning import pruned
 from .runner import Cell, evaluate
 from .selection import top_k_by_picture
 
 __all__ = [
     "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",
-    "frames_kept", "kept", "lengths", "per_frame", "rows", "setting", "with_frames",
+    "frames_kept", "kept", "lengths", "main", "per_frame", "rows", "setting", "store", "stored",
+    "with_frames",
 ]  # fmt: skip
 
 SHARES = {"2b": (33.3, 22.2, 11.1), "12": (25.0, 15.0, 10.0)}  # % of the tokens, by paper table
@@ -234,6 +243,73 @@ def by_type(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
+# ------------------------------------------------------------------------------ the stored run
+STORED = ["suite", "sample", "asked", "method", "variant", "keep", "layer", "rank", "share",
+          "frames", "n_visual", "mean_tokens", "prediction"]  # fmt: skip
+
+
+def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str) -> list[Path]:
+    """Write `<name>.csv`, the rows of results, and `<name>_answers.parquet`; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_answers.parquet"
+    texts = dict.fromkeys(("suite", "sample", "method", "variant", "prediction"), "category")
+    told = records.assign(asked=_asked(records))[STORED].astype(texts)
+    told.to_parquet(path, index=False, compression="zstd")
+    return [results.write(rows(records, suites), folder / f"{name}.csv"), path]
+
+
+def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
+    """The records of the stored run, as `evaluate_shares` gave them.
+
+    Raises ValueError where there is no such run, or where it answered other questions.
+    """
+    path = folder / f"{profile}_video_answers.parquet"
+    if not path.exists():
+        raise ValueError(f"no stored run {path.name}: python -m qvid_utils.video makes it")
+    told = pd.read_parquet(path)
+    texts = told.select_dtypes("category").columns
+    told = told.astype(dict.fromkeys(texts, "object"))
+    suites = {name: suite(name) for name in told["suite"].unique()}
+    asked = pd.concat([one.samples for one in suites.values()])
+    asked = asked.assign(asked=_asked(asked)).rename(columns={"id": "sample"})
+    columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
+    frame = told.merge(asked[columns], on=["sample", "asked"], how="left")
+    if frame["question"].isna().any():
+        unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
+        raise ValueError(
+            f"{path.name} answers another question than {unknown!r} of today: the suites have "
+            "changed, so run python -m qvid_utils.video again"
+        )
+    scores = [suites[row.suite].hit(row.prediction, row) for row in frame.itertuples()]
+    return frame.drop(columns="asked").assign(score=scores)
+
+
+def _asked(frame: pd.DataFrame) -> list[int]:
+    """A number made from question and answer: tells whether an id still means the same."""
+    pairs = zip(frame["question"], frame["answer"], strict=True)
+    return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The stored run: all methods and per-frame budgets at the shares of both tables."""
+    new = argparse.ArgumentParser("python -m qvid_utils.video", description=main.__doc__)
+    new.add_argument("--out", type=Path, default=DATA / "measured")
+    new.add_argument("--store", type=Path, default=RUNS / "tiny" / "video", help="to go on from")
+    new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
+    chosen = new.parse_args(argv)
+    try:
+        model, processor, suites = setting("tiny")
+    except Unavailable as missing:
+        new.error(str(missing))
+    methods = [*COMPARED, *map(per_frame, ("qvid", "random"))]
+    shares = [share for both in SHARES.values() for share in both]
+    told = {"limit": chosen.limit, "store": chosen.store, "sharers": 1, "progress": True}
+    records = evaluate_shares(model, processor, suites, methods, shares, **told)
+    for path in store(records, suites, chosen.out, "tiny_video"):
+        print(path)
+    return 0
+
+
 # --------------------------------------------------------------------------------- what is kept
 @torch.inference_mode()
 def kept(
@@ -287,3 +363,7 @@ def frames_kept(shown: pd.DataFrame) -> pd.DataFrame:
     by = ["method", "sample", "frame"]
     each = each.groupby(by).agg(of_kept=("part", "sum"), of_frame=("kept", "mean"))
     return (100 * each).groupby(["method", "frame"]).mean().reset_index()
+
+
+if __name__ == "__main__":
+    main()

@@ -160,6 +160,33 @@ def test_the_frames_of_tokens_are_the_familys(loaded):
 
 SAMPLES = [("short", "x"), ("short", "y"), ("long", "z"), ("long", "z")]  # split, clip
 SAID = {("full", 100.0): "AABA", ("qvid", 25.0): "ABCA", (video.FIRST, 100.0): "AAAA"}
+
+
+def test_a_stored_run_comes_back_as_it_was(loaded, tmp_path):
+    suites = [few("tiny_mvbench", 3)]
+    found = video.evaluate_shares(*loaded, suites, [video.per_frame("random")], (25.0,))
+    table, answers = video.store(found, suites, tmp_path, "tiny_video")
+    back = video.stored("tiny", tmp_path)
+    assert len(back) == len(found) == 4 * 3
+    for column in (*video.STORED[3:], "kind", "answer", "score", "picture"):
+        if column != "asked":
+            assert back[column].fillna(-1).tolist() == found[column].fillna(-1).tolist(), column
+    assert results.read(table).equals(results.tidy(video.rows(back, suites)))
+    told = pd.read_parquet(answers)
+    told.assign(asked=told["asked"] + 1).to_parquet(answers)
+    with pytest.raises(ValueError, match="answers another question than 'tiny_mvbench/0"):
+        video.stored("tiny", tmp_path)
+    with pytest.raises(ValueError, match="no stored run paper_video_answers.parquet"):
+        video.stored("paper", tmp_path)
+
+
+def test_without_the_model_the_command_says_how_to_train_it(monkeypatch, capsys):
+    monkeypatch.setattr(video, "EMBEDDED", "tiny/none")
+    with pytest.raises(SystemExit):
+        video.main([])
+    assert "train it with `python -m qvid_utils.tiny.train" in capsys.readouterr().err
+
+
 RECORDS = [  # answers are A, A, B, B
     (method, share, i, *SAMPLES[i], letter)
     for (method, share), letters in SAID.items()
