@@ -129,6 +129,17 @@ def test_shares_become_counts_of_each_length(loaded):
         video.evaluate_shares(*loaded, suites, ["random"], (0,))
 
 
+def test_the_runner_asks_clips_of_one_length_together(loaded):
+    """A suite of three lengths in one go: each question's answer is its own."""
+    one = few("tiny_videomme")
+    cells = [Cell(), Cell("stride", 9)]
+    mixed = evaluate(*loaded, [one], cells, batch_size=4)
+    alone = evaluate(*loaded, [one], cells, batch_size=1)
+    assert mixed["prediction"].tolist() == alone["prediction"].tolist()
+    tokens = mixed[mixed["method"] == "full"].groupby("split")["mean_tokens"].unique()
+    assert tokens.map(list).to_dict() == {"short": [65], "medium": [129], "long": [257]}
+
+
 def test_a_method_per_frame_keeps_as_many_of_every_frame(loaded):
     model, processor = loaded
     one = few("tiny_mvbench").samples
