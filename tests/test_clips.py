@@ -70,6 +70,7 @@ def test_a_clip_keeps_the_rules_of_its_world(length):
         for t in range(length):
             there = [a.cells[t] for a in clip if a.cells[t]]
             assert len(there) == len(set(there))
+            assert all(0 <= place < clips.BOARD for cell in there for place in cell)
         for story, when in (("appears", "first"), ("vanishes", "last")):
             times = [getattr(a, when) for a in clip if a.story == story]
             assert len(times) == len(set(times))
