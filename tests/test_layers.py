@@ -23,8 +23,8 @@ LEVELS = {
     4: "models tiny",
     5: "benchmarks grid measure",
     6: "runner",
-    7: "lmms figures regenerate distributed video figures_video",
-    8: "command",
+    7: "lmms figures regenerate distributed video",
+    8: "command figures_video",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
