@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from . import results
-from .benchmarks import TINY_VIDEO, Suite, suite
+from .benchmarks import TINY_VIDEO, Suite, video_suite
 from .benchmarks.base import error_of, metrics, pull_of, value_of
 from .benchmarks.observation import prompts
 from .families import FAMILIES, Unavailable, family_of
@@ -68,7 +68,7 @@ def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
             "load the checkpoint by its hub id"
         )
     try:
-        return *load(EMBEDDED), [suite(name) for name in TINY_VIDEO]
+        return *load(EMBEDDED), [video_suite(name) for name in TINY_VIDEO]
     except LoadError as missing:
         raise Unavailable(
             f"{missing}: train it with `python -m qvid_utils.tiny.train --family llava_onevision`"
@@ -269,7 +269,7 @@ def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
     told = pd.read_parquet(path)
     texts = told.select_dtypes("category").columns
     told = told.astype(dict.fromkeys(texts, "object"))
-    suites = {name: suite(name) for name in told["suite"].unique()}
+    suites = {name: video_suite(name) for name in told["suite"].unique()}
     asked = pd.concat([one.samples for one in suites.values()])
     asked = asked.assign(asked=_asked(asked)).rename(columns={"id": "sample"})
     columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]

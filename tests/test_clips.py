@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qvid_utils.benchmarks import suite
+from qvid_utils.benchmarks import video_suite
 from qvid_utils.benchmarks.published.video import frames
 from qvid_utils.tiny import clip_suites, clips, onevision
 from qvid_utils.tiny.clips import Actor
@@ -148,7 +148,7 @@ def test_every_word_is_in_the_vocabulary_of_the_video_model():
 # ---------------------------------------------------------------------------------- stored suites
 def test_the_stored_video_suites_are_what_the_seed_builds():
     for name, frame in clip_suites.build().items():
-        stored = suite(name).samples
+        stored = video_suite(name).samples
         pd.testing.assert_frame_equal(
             frame.drop(columns="image"), stored.drop(columns="image"), check_dtype=False
         )
@@ -160,7 +160,7 @@ def test_the_stored_video_suites_are_what_the_seed_builds():
 
 @pytest.mark.parametrize("name", ["tiny_mvbench", "tiny_videomme"])
 def test_no_answer_is_given_away_by_its_place(name):
-    samples = suite(name).samples
+    samples = video_suite(name).samples
     assert len(samples) == 480
     for _, part in samples.groupby("kind"):
         options = part["question"].str.count(r"\b[A-D]\. ")
@@ -168,7 +168,7 @@ def test_no_answer_is_given_away_by_its_place(name):
 
 
 def test_the_lengths_of_tiny_videomme():
-    samples = suite("tiny_videomme").samples
+    samples = video_suite("tiny_videomme").samples
     shown = samples["image"].map(lambda image: image["frames"])
     assert shown.groupby(samples["split"]).unique().map(list).to_dict() == {
         "short": [4],
@@ -176,3 +176,9 @@ def test_the_lengths_of_tiny_videomme():
         "long": [16],
     }
     assert (samples["split"].value_counts() == 160).all()
+
+
+def test_an_unknown_video_suite_is_told():
+    with pytest.raises(ValueError, match="unknown video suite 'tiny_gqa'. Known: tiny_mvbench, t"):
+        video_suite("tiny_gqa")
+    assert sum(path.stat().st_size for path in clip_suites.VIDEOS.iterdir()) < 10e6

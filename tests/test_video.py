@@ -12,7 +12,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from twins import twin
 
 from qvid_utils import load, pruned, results, video
-from qvid_utils.benchmarks import Suite, suite
+from qvid_utils.benchmarks import Suite, video_suite
 from qvid_utils.benchmarks.observation import prompts
 from qvid_utils.benchmarks.published.video import frames
 from qvid_utils.families import Unavailable, family_of
@@ -38,7 +38,7 @@ def loaded(tmp_path_factory):
 
 def few(name, each=2):
     """Some questions of every length of a suite."""
-    one = suite(name)
+    one = video_suite(name)
     parts = [part.samples.head(each) for part in video.lengths(one)]
     return dataclasses.replace(one, samples=pd.concat(parts, ignore_index=True))
 

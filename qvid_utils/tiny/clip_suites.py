@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..paths import DATA
 from . import clips
-from .suites import SUITES
+
+VIDEOS = DATA / "tiny" / "videos"
 
 EVALUATION = 10  # the stream of random numbers that no training stage draws from
 LENGTHS = {"short": 4, "medium": 8, "long": 16}
@@ -90,7 +92,7 @@ def write(folder: Path, seed: int = 0) -> None:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("--out", type=Path, default=SUITES)
+    words.add_argument("--out", type=Path, default=VIDEOS)
     words.add_argument("--seed", type=int, default=0)
     chosen = words.parse_args()
     write(chosen.out, chosen.seed)
