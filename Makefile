@@ -15,6 +15,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LAB       := $(VENV)/.installed-lab
 RAY       := $(VENV)/.installed-ray
+BROWSER   := $(VENV)/.installed-browser
 PIP       := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 # The oldest supported versions, for test-oldest. Packages that move with them are left to pip.
@@ -26,7 +27,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-extras test-oldest lab lint clean install
+.PHONY: help figures test test-extras test-browser test-oldest lab lint clean install
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -40,6 +41,9 @@ test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 
 test-extras: $(RAY)  ## the tests of the extra `ray`: a cluster of three nodes on this machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_distributed.py $(ARGS)
+
+test-browser: $(BROWSER)  ## notebook 00 in JupyterLab and a real browser; needs Chromium or Chrome
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_browser.py tests/test_panel.py $(ARGS)
 
 lab: $(LAB)  ## JupyterLab in notebooks/
 	$(BIN)/python -m jupyterlab --notebook-dir notebooks $(ARGS)
@@ -81,6 +85,10 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 $(RAY): $(INSTALLED)
 	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,ray]"
+	@touch $@
+
+$(BROWSER): $(LAB)
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lab,browser]"
 	@touch $@
 
 $(LAB): $(INSTALLED)

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from .benchmarks import TINY, suite
+from .benchmarks.paper_profile import CHECKPOINT, SUITES, named, place
 from .benchmarks.stored import store
 from .distributed import Plan, in_processes, on_ray
 from .families import Unavailable
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--layers", nargs="+", type=int, metavar="L", help="where to cut (default: the method's)")
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
     add("--no-full", action="store_true", help="without the model as it is")
-    add("--suites", nargs="+", metavar="NAME", help=f"default: {' '.join(TINY)}")
+    add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")
     add("--limit", type=int, metavar="N", help="questions per suite (default: all)")
     add("--seed", type=int, default=0, help="draws the questions under --limit")
     add = new.add_argument_group("where to").add_argument
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not len(records):
         print("no cell is whole yet: no table")
         return 0
-    told = {"model": plan.model, "device": parts["device"], "dtype": parts["dtype"]}
+    told = {"model": named(plan.model), "device": parts["device"], "dtype": parts["dtype"]}
     for path in store(records, [suite(s) for s in plan.suites], out, name, **told):
         print(path)
     print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
@@ -114,13 +115,16 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
         cells = _cells(chosen)
     else:
         model, *_ = setting(chosen.profile)
-        cells = stored_cells(model.config.get_text_config().num_hidden_layers)
-    for name in chosen.suites or ():
+        cells = stored_cells(model.config)
+    paper = chosen.profile == "paper"
+    suites = tuple(chosen.suites or (SUITES if paper else TINY))
+    for name in suites:
         suite(name)  # an unknown one is told here
     options = {k: getattr(chosen, k) for k in ("dtype", "device", "attention", "revision")}
     folder = (chosen.store or RUNS / chosen.profile / "records").resolve()
     plan = Plan(
-        chosen.model or "tiny/llava", tuple(chosen.suites or TINY), tuple(cells), str(folder),
+        chosen.model or (str(place(CHECKPOINT) or CHECKPOINT) if paper else "tiny/llava"),
+        suites, tuple(cells), str(folder),
         {k: v for k, v in options.items() if v is not None}, chosen.limit, chosen.seed,
         chosen.batch_size, chosen.shuffle, chosen.on_error, chosen.stale,
     )  # fmt: skip

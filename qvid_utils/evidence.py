@@ -75,6 +75,12 @@ class Evidence:
     @cached_property
     def features(self) -> Tensor:
         """(N_v, d): what the projector gave the language model for these tokens."""
+        if self.layer and self.features_of is None:
+            raise ValueError(
+                "'features' is what the projector gave for each token, and an earlier method of "
+                "this block has put in one that stands for no single token (a class token or a "
+                "sum); put the method that looks at it first"
+            )
         return _wide(self.stream[self.visual] if self.layer == 0 else self.features_of)
 
     @cached_property
@@ -284,10 +290,10 @@ class Scene:
     """A padded batch of prompts with pictures, at the door of the layer about to run.
 
     The caller's own, (B, S): ids, given (no padding), counts of visual tokens, pictures (where they
-    were), features (B, S, d) entering layer 0. Of the tokens that are left, (B, S'): valid (no
-    padding and no filler), visual, number (of a visual token among its row's), column (in the
-    caller's prompt), hidden and before (B, S', d) entering this layer and the one before, rotary:
-    cos and sin.
+    were), door (which of them the cuts at layer 0 left), features (B, S, d) entering layer 0. Of
+    the tokens that are left, (B, S'): valid (no padding and no filler), visual, number (of a visual
+    token among its row's), column (in the caller's prompt), hidden and before (B, S', d) entering
+    this layer and the one before, rotary: cos and sin.
     """
 
     ids: Tensor
@@ -300,7 +306,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.valid, self.counts = self.given, self.visual.sum(1).tolist()
-        self.pictures = self.visual
+        self.pictures = self.door = self.visual
         self.number = self.visual.cumsum(1) - 1
         places = torch.arange(self.ids.shape[1], device=self.ids.device)
         self.column = places.expand(self.ids.shape)
@@ -326,12 +332,24 @@ class Scene:
         for name in ("valid", "visual", "number", "column"):
             setattr(self, name, getattr(self, name).gather(1, order))
 
-    def relabel(self, row: int, slots: Tensor, sources: Tensor) -> None:
-        """In the columns `slots` of a row now stand the tokens of the columns `sources`."""
-        for name in ("number", "column"):
-            changed = getattr(self, name).clone()
-            changed[row, slots] = changed[row, sources]
-            setattr(self, name, changed)
+    def relabel(self, row: int, slots: Tensor, sources: Tensor, known: Tensor) -> None:
+        """In the columns `slots` of a row now stand the tokens of the columns `sources`; those not
+        `known` get the number -1."""
+        number, column = self.number.clone(), self.column.clone()
+        number[row, slots] = torch.where(known, self.number[row, sources], -1)
+        column[row, slots] = torch.where(known, self.column[row, sources], self.column[row, slots])
+        self.number, self.column = number, column
+
+    def close_door(self) -> None:
+        """Layer 0 has been entered for good: who is left there."""
+        left = self.visual & (self.number >= 0)
+        self.door = torch.zeros_like(self.door).scatter(1, self.column, left)
+
+    def _features(self, row: int, places: Tensor) -> Tensor | None:
+        """What the projector gave for the tokens at `places`; None if one stands for none."""
+        if self.features is None or bool((self.number[row, places] < 0).any()):
+            return None
+        return self.features[row, self.column[row, places]]
 
     def places(self, row: int) -> Tensor:
         """(N_v,): where a row's visual tokens stand among its S' columns."""
@@ -344,9 +362,15 @@ class Scene:
         here = self.valid[row].nonzero()[:, 0]
         visual, columns = self.visual[row, here].nonzero()[:, 0], self.column[row, here]
         cos, sin = (t.expand(len(self.valid), -1, -1)[row, here] for t in self.rotary)
-        shown = self.pictures[row].nonzero()[:, 0]
-        written = self.given[row].nonzero()[:, 0]
-        written = written[written > shown[-1]]  # the text after the picture is never cut
+
+        def shown() -> Tensor:
+            return self.pictures[row].nonzero()[:, 0]
+
+        def at_door() -> tuple[Tensor, Tensor]:
+            written = self.given[row].nonzero()[:, 0]
+            written = written[written > shown()[-1]]  # the text after the picture is never cut
+            return self.features[row, self.door[row]], self.features[row, written]
+
         return Evidence(
             layer=i,
             stream=self.hidden[row, here],
@@ -358,9 +382,9 @@ class Scene:
             before=None if self.before is None else self.before[row, here],
             module_before=layers[i - 1] if i else None,
             find_query=lambda: words[row, columns].nonzero()[:, 0],
-            features_of=None if self.features is None else self.features[row, columns[visual]],
-            find_text=lambda: (columns > shown[-1]).nonzero()[:, 0],
-            at_door=lambda: (self.features[row, shown], self.features[row, written]),
+            features_of=self._features(row, here[visual]),
+            find_text=lambda: (columns > shown()[-1]).nonzero()[:, 0],
+            at_door=at_door,
             **about,
         )
 

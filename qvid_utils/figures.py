@@ -457,7 +457,9 @@ def query_token_examples(
 
 
 # --------------------------------------------------------------------- score maps (notebook 02)
-TITLES = {"variation": "V²Drop's score"}  # where a method's label says more than a panel needs
+TITLES = {  # where a method's label says more than a panel needs
+    "variation": "V²Drop's score", "sparsevlm_in_place": "SparseVLM",
+}  # fmt: skip
 CURVES = {  # method -> colour, marker, line: no two share marker and line
     "qvid": (BLUE, "o", "-"),
     "per_head_max": (SKY, "s", "-"),

@@ -204,6 +204,7 @@ def prefill(
     *,
     convention: str = "flops",
     blocks: Sequence[int] | None = None,
+    projected: int | None = None,
     scored: Iterable[float] = (),
     logits: int = 1,
 ) -> Cost:
@@ -212,8 +213,10 @@ def prefill(
     visual: visual tokens in each layer run (`in_place`, `two_pass`, `tokens_per_layer`); text: all
     other tokens of the prompt; convention: one of CONVENTIONS. Only "flops" counts more than the
     layers: blocks: patches of each picture or frame (None: no picture goes through the tower);
-    scored: FLOPs of each score, e.g. `sum(scoring(...).values())`; logits: rows that the language
-    head turns into logits. Raises ValueError for an unknown convention or no layers.
+    projected: what the projector runs on, where that is not the patches (Video-LLaVA's videos: 257
+    a frame, with the class token); scored: FLOPs of each score, e.g. `sum(scoring(...).values())`;
+    logits: rows that the language head turns into logits. Raises ValueError for an unknown
+    convention or no layers.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention={convention!r}: choose one of {', '.join(CONVENTIONS)}")
@@ -227,7 +230,7 @@ def prefill(
     if blocks is not None:
         tower = tower_of(config)
         vision = tower.embedding(blocks) + tower.encoder(blocks)
-        projector = tower.project(sum(blocks))
+        projector = tower.project(sum(blocks) if projected is None else projected)
     head = logits * decoder.width * decoder.vocabulary
     return Cost(convention, 2 * vision, 2 * projector, 2 * layers, sum(scored), 2 * head)
 
@@ -339,16 +342,31 @@ def exchange(
     if keep is not None:
         return at(keep)
     ((name, wanted),) = given.items()
-    low, high = 1, n_visual
+    low, high = _least(tokens_of, n_visual), n_visual
     if getattr(at(low), name) > wanted:
         raise ValueError(
-            f"{name}={wanted:g}: one kept token already costs {getattr(at(low), name):g}; "
-            "ask for more, or cut earlier"
+            f"{name}={wanted:g}: keep={low}, the least there is, already costs "
+            f"{getattr(at(low), name):g}; ask for more, or cut earlier"
         )
     while low < high:  # both rise with keep
         middle = (low + high + 1) // 2
         low, high = (middle, high) if getattr(at(middle), name) <= wanted else (low, middle - 1)
     return at(low)
+
+
+def _least(tokens_of: Callable[[int], list[int]], n_visual: int) -> int:
+    """The smallest keep that a schedule can carry out; its own error where that is none."""
+    low, high = 1, n_visual
+    tokens_of(high)
+    while low < high:  # what one keep allows, a larger one does
+        middle = (low + high) // 2
+        try:
+            tokens_of(middle)
+        except ValueError:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def budget_table(

@@ -30,9 +30,13 @@ __all__ = ["code_version", "data_hash", "digest", "key_of", "libraries", "model_
 PACKAGE = ROOT / "qvid_utils"
 #: Files and folders that cannot change an answer or its score.
 NO_RESULT = (
-    "__init__.py", "benchmarks/failures.py", "benchmarks/report.py", "benchmarks/stored.py",
-    "command.py", "distributed.py", "figures.py", "flops.py", "identity.py", "lmms.py",
-    "measure.py", "records.py", "regenerate.py", "results.py", "tiny",
+    "__init__.py", "benchmarks/audit.py", "benchmarks/failures.py", "benchmarks/report.py",
+    "benchmarks/standing.py", "benchmarks/statistics.py", "benchmarks/stored.py",
+    "benchmarks/tables.py", "catalogue.py", "cells.py", "command.py", "comparison.py", "costs.py",
+    "distributed.py", "dry_run.py", "explorer.py", "figures.py", "figures_benchmarks.py",
+    "figures_cost.py", "figures_explorer.py", "figures_methods.py", "flops.py", "identity.py",
+    "image_alone.py", "lmms.py", "lmms_local.py", "measure", "records.py", "regenerate.py",
+    "results.py", "ten_minutes.py", "tiny", "views.py",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 #: Fields that say something about a method or a checkpoint and do nothing.

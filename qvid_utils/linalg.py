@@ -11,6 +11,10 @@ M's own rounding to float32 has cost already. A direction with σ_k² <= 1e-13 �
 (repeated or zero rows leave such directions behind), its vectors are arbitrary, and it gets no
 vote.
 
+Where every mode may vote (N_q <= r) the projector onto the rows of M is all that is asked for, and
+with M Mᵀ = L Lᵀ its columns are those of L⁻¹ M: no eigenvalue problem. That holds as long as M Mᵀ
+is well conditioned, which the two factors show; else the way is the one above.
+
 Only the rows u_kᵀ M that vote are formed, and on a CPU the float64 copy of M is made a slab at a
 time, in the same memory: fetching fresh memory for larger buffers costs more than the arithmetic.
 Where torch has several CPU threads they share out the heads: decompositions of this size are
@@ -41,6 +45,7 @@ __all__ = [
 
 NULL = 1e-13  # a squared singular value at or below this share of the largest counts as zero
 SLAB = 2**17  # entries of M that are float64 at a time on a CPU: 1 MiB, about what a cache holds
+WELL = 1e7  # a Gram matrix of this condition number or less is inverted: errors below 1e-7
 ALONE = 32  # smaller problems are solved before a second thread has started
 
 
@@ -69,7 +74,14 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
     check_rank(rank)
 
     def score(X: Tensor) -> Tensor:
-        slabs, s, U = _modes(X)
+        slabs, G = _gram(X)
+        if isinstance(rank, Integral) and rank >= G.shape[-1]:
+            inverse = _inverse_root(G)
+            if inverse is not None:
+                every = torch.ones_like(G[:, 0], dtype=torch.bool)
+                found = _weighted(slabs, inverse.mT, every, lambda _, counts: counts.double())
+                return found.clamp_max_(1)
+        s, U = _eigh(G)
         return _participation(slabs, s, U, _leading(s, rank))
 
     return _back(_shared_out(score, _flat(M)), M)
@@ -85,8 +97,9 @@ def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
     if rank is None:
         return _back(widen(M).square().sum(-2), M)
     check_rank(rank)
-    slabs, s, U = _modes(_flat(M))
-    return _back(_weighted(slabs, U, _leading(s, rank), lambda norms, counts: counts.double()), M)
+    slabs, G = _gram(_flat(M))
+    s, U = _eigh(G)
+    return _back(_weighted(slabs, U, _leading(s, rank), lambda _, counts: counts.double()), M)
 
 
 def leverage_qr(M: Tensor, rank: int) -> Tensor:
@@ -128,7 +141,8 @@ def residual_query_leverage(M: Tensor, rank: int | float) -> Tensor:
     Errors as in `leverage`. Source: QViD, equation 3 (residual).
     """
     check_rank(rank)
-    slabs, s, U = _modes(_flat(M.mT))
+    slabs, G = _gram(_flat(M.mT))
+    s, U = _eigh(G)
     return _back(_participation(slabs, s, U, ~_leading(s, rank)), M)
 
 
@@ -222,9 +236,9 @@ def _shared_out(score: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         torch.set_num_threads(threads)  # what threads to come begin with
 
 
-def _modes(X: Tensor) -> tuple["_Slabs", Tensor, Tensor]:
-    # (X, σ², U), largest first: the new X (B, m, N_v) has the right singular directions of the
-    # old, X Xᵀ = U diag(σ²) Uᵀ, m = min(N_q, N_v); row k of Uᵀ X is σ_k v_kᵀ
+def _gram(X: Tensor) -> tuple["_Slabs", Tensor]:
+    # (X, X Xᵀ): the new X (B, m, N_v) has the right singular directions of the old,
+    # m = min(N_q, N_v)
     if X.shape[-2] > X.shape[-1]:
         # Same right singular directions and column norms from N_v rows; unlike MᵀM, Householder QR
         # is accurate column by column, so small columns beside huge ones keep their digits.
@@ -233,8 +247,22 @@ def _modes(X: Tensor) -> tuple["_Slabs", Tensor, Tensor]:
     slabs = _Slabs(X)
     for part, slab in slabs:
         torch.bmm(slab, slab.mT, out=G[part])
+    return slabs, G
+
+
+def _eigh(G: Tensor) -> tuple[Tensor, Tensor]:
+    # (σ², U), largest first: G = U diag(σ²) Uᵀ; row k of Uᵀ X is σ_k v_kᵀ
     s, U = torch.linalg.eigh(G)
-    return slabs, s.flip(-1).clamp_min(0), U.flip(-1)  # eigh sorts upwards, and can round below 0
+    return s.flip(-1).clamp_min(0), U.flip(-1)  # eigh sorts upwards, and can round below 0
+
+
+def _inverse_root(G: Tensor) -> Tensor | None:
+    # L⁻¹ where G = L Lᵀ; None where some G of the batch is singular or not well conditioned
+    L, failed = torch.linalg.cholesky_ex(G)
+    unit = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device).expand_as(G)
+    inverse = torch.linalg.solve_triangular(L, unit, upper=False)
+    condition = torch.linalg.matrix_norm(G) * torch.linalg.matrix_norm(inverse).square()
+    return inverse if bool(((failed == 0) & (condition <= WELL)).all()) else None
 
 
 class _Slabs:
@@ -263,7 +291,7 @@ class _Slabs:
 def _weighted(
     slabs: _Slabs, U: Tensor, chosen: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    # (B, N_v): Σ_k w_k (u_kᵀ X)² over the chosen modes; weigh(‖u_kᵀ X‖², chosen) gives the w_k
+    # (B, N_v): Σ_k w_k (u_kᵀ X)² over the chosen modes; weigh((u_kᵀ X)², chosen) gives the w_k
     some = chosen.any(0).nonzero()[:, 0]  # the modes that count in at least one matrix
     rows, votes = U[..., some].mT, chosen[:, some]
     count, _, n = slabs.X.shape
@@ -271,7 +299,7 @@ def _weighted(
     memory = U.new_empty(slabs.size, len(some), n)
     for part, slab in slabs:
         parts = torch.bmm(rows[part], slab, out=memory[: len(slab)]).square_()
-        torch.bmm(weigh(parts.sum(-1), votes[part])[:, None], parts, out=out[part])
+        torch.bmm(weigh(parts, votes[part])[:, None], parts, out=out[part])
     return out[:, 0]
 
 
@@ -288,7 +316,8 @@ def _leading(s: Tensor, rank: int | float) -> Tensor:
 
 
 def _participation(slabs: _Slabs, s: Tensor, U: Tensor, chosen: Tensor) -> Tensor:
-    def weigh(norms: Tensor, counts: Tensor) -> Tensor:
+    def weigh(parts: Tensor, counts: Tensor) -> Tensor:
+        norms = parts.sum(-1)
         # A row's own norm is truer than its eigenvalue: each mode that counts sums to 1 exactly.
         return counts / norms.where(counts, 1)  # 1/σ², else 0
 

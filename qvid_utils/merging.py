@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .selection import Kept, best, by_picture, check_scores, top_k
+from .selection import Choice, Kept, best, by_picture, check_scores, top_k
 
 __all__ = ["PruMerge", "PruMergeInPlace", "VisionZip", "VisionZipInPlace", "WithMean"]
 
@@ -29,6 +29,7 @@ class VisionZip:
 
     share: float = 10 / 64
     merges: ClassVar[bool] = True
+    reorders: ClassVar[bool] = True
 
     def __post_init__(self):
         _check_share(self.share)
@@ -45,7 +46,7 @@ class VisionZip:
         check_scores(scores, keep)
         unit = normalize(tower_keys.float().mean(0), dim=-1)
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             contextual = min(round(k * self.share), k - 1)
             dominant, targets, merged = _contextual(
                 scores[tokens], unit[tokens], patches[tokens], k - contextual - 1, contextual
@@ -53,10 +54,11 @@ class VisionZip:
             used = torch.cat([dominant, targets])
             slots = torch.cat([used, _unused(used, len(tokens))[:1]])  # one for the class token
             content = [cls_patch[tokens[:1]], patches[tokens[dominant]], merged]
-            return slots.sort().values, torch.cat(content)
+            stands = torch.cat([used.new_tensor([-1]), used])
+            return slots.sort().values, torch.cat(content), stands
 
-        index, rows = by_picture(frames, keep, choose, patches)
-        return Kept(index, patches=rows)
+        index, rows, stands = by_picture(frames, keep, choose, patches)
+        return Kept(index, patches=rows, stands=stands)
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,15 @@ class VisionZipInPlace:
         check_scores(scores, keep)
         unit = normalize(tower_keys.float().mean(0), dim=-1)
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             contextual = min(round(k * self.share), k - 1)
             dominant, targets, merged = _contextual(
                 scores[tokens], unit[tokens], hidden[tokens], k - contextual, contextual
             )
             slots, order = torch.cat([dominant, targets]).sort()
-            return slots, torch.cat([hidden[tokens[dominant]], merged])[order]
+            return slots, torch.cat([hidden[tokens[dominant]], merged])[order], None
 
-        return Kept(*by_picture(frames, keep, choose, hidden))
+        return Kept(*by_picture(frames, keep, choose, hidden)[:2])
 
 
 def _check_share(share: float) -> None:
@@ -133,6 +135,7 @@ class PruMerge:
     official_counts: bool = False
     neighbours: int = 32
     merges: ClassVar[bool] = True
+    reorders: ClassVar[bool] = True
 
     def __post_init__(self):
         _check_neighbours(self.neighbours)
@@ -143,17 +146,18 @@ class PruMerge:
         check_scores(scores, keep)
         unit = normalize(last_keys.float(), dim=-1)
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             own, rows = scores[tokens], patches[tokens]
             kept = self._kept(own, min(k if self.official_counts else k - 1, len(tokens) - 1))
             dropped = _unused(kept, len(tokens))
             rest = (own[dropped, None] * rows[dropped]).sum(0, keepdim=True)
             slots = torch.cat([kept, dropped[:1]]).sort().values
             merged = _with_neighbours(kept, own, unit[tokens], rows, self.neighbours)
-            return slots, torch.cat([merged, rest])
+            stands = torch.cat([kept, kept.new_tensor([-1])])
+            return slots, torch.cat([merged, rest]), stands
 
-        index, rows = by_picture(frames, keep, choose, patches)
-        return Kept(index, patches=rows)
+        index, rows, stands = by_picture(frames, keep, choose, patches)
+        return Kept(index, patches=rows, stands=stands)
 
     def _kept(self, scores: Tensor, count: int) -> Tensor:
         if not self.adaptive:
@@ -188,12 +192,12 @@ class PruMergeInPlace:
         check_scores(scores, keep)
         unit = normalize(tower_keys.float().transpose(0, 1).flatten(1), dim=-1)
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             own, rows = scores[tokens], hidden[tokens]
             kept = (_best_and_spread(own, k) if self.plus else best(own, k)).sort().values
-            return kept, _with_neighbours(kept, own, unit[tokens], rows, self.neighbours)
+            return kept, _with_neighbours(kept, own, unit[tokens], rows, self.neighbours), None
 
-        return Kept(*by_picture(frames, keep, choose, hidden))
+        return Kept(*by_picture(frames, keep, choose, hidden)[:2])
 
 
 def _best_and_spread(scores: Tensor, count: int) -> Tensor:
@@ -238,6 +242,7 @@ class WithMean:
 
     official_counts: bool = False
     merges: ClassVar[bool] = True
+    reorders: ClassVar[bool] = True  # the mean stands behind all others
 
     def __call__(self, scores: Tensor, keep: int, patches: Tensor) -> Kept:
         top_k(scores, keep)
@@ -247,4 +252,5 @@ class WithMean:
         others = torch.ones_like(scores, dtype=torch.bool)
         others[alone] = False
         mean = patches[others].mean(0, keepdim=True)
-        return Kept(index, patches=torch.cat([patches[alone], mean]))
+        stands = torch.cat([alone, alone.new_tensor([-1])])
+        return Kept(index, patches=torch.cat([patches[alone], mean]), stands=stands)

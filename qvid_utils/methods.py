@@ -213,6 +213,13 @@ _QVID_NOTE = (
     "the numerical rank of M."
 )
 
+_ENERGY_NOTE = (
+    "The paper does not say how heads are joined: here their energies are added up, which is the "
+    "energy of their matrices one above the other. It prints the norm in one place and its square "
+    "in another, which rank differently over several heads: here the square. Query span, layer and "
+    "positions as qvid."
+)
+
 _V2DROP = staged(
     (3, 17, 22),
     32,
@@ -249,10 +256,16 @@ METHODS: dict[str, Method] = {
             note="The ablation that the paper argues from and does not print. " + _QVID_NOTE,
             label="QViD with RoPE",
         ),
-        Method("per_head_max", rules.per_head_max, label="Per-head max"),
-        Method("column_norm", rules.column_norm, label="Column norm"),
-        Method("sigma_weighted", rules.sigma_weighted, label="Sigma-weighted"),
-        Method("leverage_qr", rules.leverage_qr, label="QViD, printed QR recipe"),
+        Method("per_head_max", rules.per_head_max, note=_QVID_NOTE, label="Per-head max"),
+        Method("column_norm", rules.column_norm, note=_ENERGY_NOTE, label="Column norm"),
+        Method("sigma_weighted", rules.sigma_weighted, note=_ENERGY_NOTE, label="Sigma-weighted"),
+        Method(
+            "leverage_qr",
+            rules.leverage_qr,
+            note="As printed, without the cap at the numerical rank: repeated or zero query tokens "
+            "let noise vote. Else as qvid.",
+            label="QViD, printed QR recipe",
+        ),
         Method(
             "fastv",
             rules.previous_attention,
@@ -270,7 +283,12 @@ METHODS: dict[str, Method] = {
             note="SVD-Prune's τ in QViD's equation 6. " + _QVID_NOTE,
             label="QViD, adaptive rank",
         ),
-        Method("qvid_head_weighted", rules.qvid_head_weighted, label="QViD, heads weighted"),
+        Method(
+            "qvid_head_weighted",
+            rules.qvid_head_weighted,
+            note="Not published. Else as qvid.",
+            label="QViD, heads weighted",
+        ),
         Method(
             "fastv_k3",
             rules.previous_attention,
@@ -407,8 +425,19 @@ METHODS: dict[str, Method] = {
             note="PyramidDrop's score with one cut where QViD makes it.",
             label="Last-token attention, single cut",
         ),
-        Method("random", rules.random, label="Random"),
-        Method("stride", rules.stride, label="Uniform stride"),
+        Method(
+            "random",
+            rules.random,
+            note="A floor of ours: cuts once, by default where QViD does. The seed and the prompt "
+            "draw the shuffle, so equal prompts lose equal places.",
+            label="Random",
+        ),
+        Method(
+            "stride",
+            rules.stride,
+            note="A floor of ours: cuts once, by default where QViD does.",
+            label="Uniform stride",
+        ),
     )
 }
 METHODS |= {entry["name"]: Method(**entry) for entry in methods_encoder.ENTRIES}

@@ -92,7 +92,8 @@ _AT_THE_DOOR = (
         source="LLaVA-PruMerge (Shang et al., 2024), official code, PruMerge+",
         note="As prumerge. With a fixed budget half of the K-1 are the best, half lie evenly, as "
         "in the code's fixed branch, which has them twice where they meet: here the next free "
-        "token. adaptive=True is the published rule.",
+        "token. adaptive=True is the published rule, with a stride of at least one (the code stops "
+        "where more than a third are outliers).",
         label="PruMerge+",
     ),
     dict(
@@ -144,7 +145,8 @@ _AT_THE_DOOR = (
         rule=rules_encoder.received_attention,
         select=VisionZipInPlace(),
         source="VisionZip adapted as in EffiVLM-Bench: behind the projector, in place",
-        note="No class token among the K; keys are averaged over the patches of a token. "
+        note="No class token among the K; attention of the layer that gives the patches (the "
+        "bench: block 30 of Qwen2-VL's 32); keys are averaged over the patches of a token. "
         + _ADAPTED,
         label="VisionZip (received)",
     ),
@@ -153,8 +155,9 @@ _AT_THE_DOOR = (
         rule=rules_encoder.received_attention,
         select=PruMergeInPlace(),
         source="PruMerge adapted as in EffiVLM-Bench: behind the projector, in place",
-        note="Scores and keys of the layer that gives the patches, heads separated; no token for "
-        "the rest. " + _ADAPTED,
+        note="The best K, where the bench takes outliers by the interquartile range and fills up "
+        "with a stride. Scores and keys of the layer that gives the patches, heads separated; no "
+        "token for the rest. " + _ADAPTED,
         label="PruMerge (received)",
     ),
     dict(
@@ -162,7 +165,7 @@ _AT_THE_DOOR = (
         rule=rules_encoder.received_attention,
         select=PruMergeInPlace(plus=True),
         source="PruMerge+ adapted as in EffiVLM-Bench: behind the projector, in place",
-        note="As prumerge_received; half of the tokens lie evenly.",
+        note="As prumerge_received, but half of the tokens are the best and half lie evenly.",
         label="PruMerge+ (received)",
     ),
     dict(
@@ -184,9 +187,9 @@ _AT_THE_DOOR = (
     dict(
         name="holov_received",
         rule=rules_encoder.received_attention,
-        select=Chunks(),
+        select=Chunks(in_place=True),
         source="HoloV with mean received attention",
-        note=_ADAPTED,
+        note="Tokens stay in the order of the picture. " + _ADAPTED,
         label="HoloV (received)",
     ),
 )
@@ -224,7 +227,8 @@ _TOWER_AND_BASELINES = (
         query="content",
         positions="contiguous",
         source="CDPruner (Zhang et al., 2025), official code",
-        note="Relevance is stretched per prompt, not per batch. Each segment of a long "
+        note="Relevance is stretched per prompt, not per batch. The question loses every sentence "
+        "that asks for the form of the answer (the code: one). Each segment of a long "
         "question has its own begin and end mark, which the official code gives to the whole "
         "only. Where the kernel's rank is used up the rest goes by relevance.",
         label="CDPruner",
@@ -236,8 +240,8 @@ _TOWER_AND_BASELINES = (
         select=pooled,
         source="floor: average pooling of the projected features to exactly keep cells",
         note="Cells are rows × cols by area, a border token in both by its part; where no such "
-        "split of keep is near the picture's aspect, equal lengths of the reading order. Each "
-        "cell stands at the position of its middle token.",
+        "split of keep is near the picture's aspect, equal lengths of the reading order. Where "
+        "positions stay, each cell stands at that of its middle token.",
         label="Average pooling",
     ),
     dict(

@@ -101,11 +101,13 @@ class Pictures:
 
     def _frames(self, row: int, numbers: Tensor) -> Tensor:
         """The picture or frame of the tokens `numbers`, see the word."""
+        _all_known(numbers, "frames")
         call, prompt = self._encoded(row)
         blocks = self.family.blocks(self.model.config, call, prompt)
         return frames_of(blocks).to(numbers.device)[numbers]
 
     def _tower(self, row: int, numbers: Tensor, word: str) -> Tensor:
+        _all_known(numbers, word)
         if word == "filled":
             every = self.site.filled(row) if self.site else torch.ones(self.scene.counts[row])
             return every.bool().to(numbers.device)[numbers]
@@ -144,3 +146,12 @@ class Pictures:
                     f"{self.family.name} has no class token; adapted to the attention that tokens "
                     f"receive: {own if own in adapted else ', '.join(adapted)}"
                 )
+
+
+def _all_known(numbers: Tensor, word: str) -> None:
+    if bool((numbers < 0).any()):
+        raise ValueError(
+            f"{word!r} is what the vision tower shows of each token, and an earlier method of this "
+            "block has put in one that stands for no single token (a class token or a sum); put "
+            "the method that looks at the tower first"
+        )

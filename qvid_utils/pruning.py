@@ -45,7 +45,7 @@ from .selection import Kept
 from .stages import DEFAULT_KEEP, Stage, Step, check_numbers, stages_of, steps_of
 from .vocabulary import WORDS
 
-__all__ = ["CutRecord", "Trace", "observed", "pictures_once", "pruned"]
+__all__ = ["CutRecord", "Trace", "block_of", "observed", "pictures_once", "pruned"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,9 @@ class CutRecord:
 
     call: which call with pictures, from 0; row: of the batch; layer: where it was scored; method:
     by name; scores (n_visual,) and `scored` (n_visual,): the score of each token that was still
-    there, and its number; kept (K,): the survivors' numbers, rising; n_query: query tokens of the
+    there, and its number (-1 for one that stands for no single token: an earlier method's class
+    token or sum); kept (K,): the numbers of the places that survive, where a method merges not
+    always the tokens that stand there; n_query: query tokens of the
     prompt (0 for a rule that reads none); seconds: host time of scoring and choosing.
     """
 
@@ -114,7 +116,7 @@ def pruned(
     Methods compose: [("divprune", 72), ("qvid", 16, {"rank": 8})] cuts with each in turn, at its
     own layer and with its own options, and each sees what the ones before have left. `keep` of a
     staged method is then the mean that it would have alone. Where two cut at one layer, the order
-    is yours and the last one's positions hold.
+    is yours, and positions are counted anew where one of the two does so.
 
     Every call with pictures is a new prompt, each row of a batch for itself. A cache pruned in the
     block must be continued in the block. Without a cache (use_cache=False) each step is scored
@@ -155,6 +157,13 @@ def observed(
 
     with _Engine(model, [Stage(neutral, set(words), plan, choose)], processor).attached():
         yield found
+
+
+@contextmanager
+def block_of(model: nn.Module, stages: Sequence[Stage], processor: Any = None) -> Iterator[Trace]:
+    """The block of `pruned` for stages that were made elsewhere (`grid`)."""
+    with _Engine(model, stages, processor).attached() as trace:
+        yield trace
 
 
 @dataclass(eq=False)
@@ -229,6 +238,12 @@ class _Engine:
             raise Unavailable(
                 f"positions='contiguous': {self.family.name} counts positions along several axes, "
                 "which cannot be renumbered; use 'original'"
+            )
+        moved = [s.method.name for s in stages if getattr(s.method.select, "reorders", False)]
+        if moved and not self.family.one_axis:
+            raise Unavailable(
+                f"method {moved[0]!r} puts tokens in an order of its own, and {self.family.name} "
+                "counts positions along several axes, which cannot be renumbered"
             )
 
     @contextmanager
@@ -352,9 +367,12 @@ class _Engine:
         if past and not self.family.one_axis:
             check_axes(kwargs.get("position_ids"))
         depth = len(self.layers)
+        for stage in self.stages:
+            stage.check_rows(ids)
         rows = [steps_of(self.stages, row, scene.counts, depth) for row in range(len(ids))]
         now.plan, means = zip(*rows, strict=True)
-        doors = {step.layer for row in now.plan for step in row}
+        looks = {k for k, stage in enumerate(self.stages) if stage.looks}
+        doors = {s.layer for row in now.plan for s in row if s.stage not in looks}
         if two_pass and doors != {0}:
             if len(doors) > 1:
                 raise ValueError(
@@ -379,11 +397,15 @@ class _Engine:
         self.trace.query = next((words for words in now.words if words is not None), None)
         self.trace.mean_tokens = list(means)
         now.sites |= doors
-        for step in (step for row in now.plan for step in row):
-            door = step.layer if now.look is None else 0
-            policy = self.stages[step.stage].method.positions
-            anew = policy != "original" and self.family.one_axis
-            (self.ledger.renumbered.add if anew else self.ledger.renumbered.discard)(door)
+        anew = {
+            step.layer if now.look is None else 0
+            for row in now.plan
+            for step in row
+            if step.stage not in looks and self.family.one_axis
+            if self.stages[step.stage].method.positions != "original"
+        }
+        # one cut that renumbers does so for all cuts at its layer
+        self.ledger.renumbered = self.ledger.renumbered - doors | anew
         self.calls += 1
         return now
 
@@ -416,6 +438,8 @@ class _Engine:
             if i in now.sites:
                 self.cut(i)
                 hidden = now.scene.hidden
+            for stage in self.stages_at(i, looks=True):
+                self.survivors(i, stage)
         if i in now.sites:
             self.remask(i, hidden, kwargs.get("past_key_values"))
         if not now.short:
@@ -431,8 +455,13 @@ class _Engine:
         now = self.now
         if now.verdict is not None:
             return self.drop(i, now.verdict)
-        for stage in sorted({step.stage for row in now.plan for step in row if step.layer == i}):
+        for stage in self.stages_at(i):
             self.drop(i, self.survivors(i, stage))
+
+    def stages_at(self, i: int, looks: bool = False) -> list[int]:
+        """The stages that some row has at layer i: those that cut, or those that only look."""
+        here = {step.stage for row in self.now.plan for step in row if step.layer == i}
+        return sorted(k for k in here if self.stages[k].looks == looks)
 
     def drop(self, i: int, survivors: Tensor) -> None:
         now, scene = self.now, self.now.scene
@@ -447,6 +476,8 @@ class _Engine:
         # survivors in order at the right edge; shorter rows are filled up on the left
         scene.take(survivors.long().argsort(dim=1, stable=True)[:, -length:])
         now.valid, now.rotary = scene.valid, scene.rotary
+        if i == 0:
+            scene.close_door()
 
     def survivors(self, i: int, k: int = 0) -> Tensor:
         """Score every prompt where method k has a cut here, and say who stays: (B, S) bool."""
@@ -464,10 +495,13 @@ class _Engine:
                 continue
             started, places = perf_counter(), scene.places(row)
             numbers = scene.number[row, places]
-            about = {"rope": stage.method.rope, "last_norm": self.text.norm}
-            about |= self.pictures.about(row, numbers, words)
-            evidence = scene.evidence(i, row, self.layers, words, **about)
-            scores, kept = stage.choose(evidence, keep)
+            if stage.given is None:
+                about = {"rope": stage.method.rope, "last_norm": self.text.norm}
+                about |= self.pictures.about(row, numbers, words)
+                evidence = scene.evidence(i, row, self.layers, words, **about)
+                scores, kept = stage.choose(evidence, keep)
+            else:
+                scores, kept = stage.given[row]
             depth, door = len(self.layers), i if now.look is None else 0
             until = next((s.layer for s in steps if (s.layer, s.stage) > (i, k)), depth)
             more = len(kept.index) - keep  # a selection may have counts of its own
@@ -495,7 +529,9 @@ class _Engine:
                 )
             )
             if kept.stands is not None:
-                scene.relabel(row, places[kept.index], places[kept.stands])
+                known = kept.stands >= 0
+                sources = places[kept.stands.clamp(min=0)]
+                scene.relabel(row, places[kept.index], sources, known)
         return survivors
 
     def remask(self, i: int, hidden: Tensor, cache: Any) -> None:

@@ -317,6 +317,18 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def _dry_run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from qvid_utils.dry_run import rate_of, report
+
+    if not options.dry_run or options.profile != "paper" or options.only or options.settings:
+        parser.error("--dry-run lists the papers' tables: give --profile paper --dry-run [--rate]")
+    try:
+        print(report(None if options.rate is None else rate_of(options.rate)))
+    except ValueError as wrong:
+        parser.error(str(wrong))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 1 when a notebook failed. A wrong option leaves with 2."""
     parser = argparse.ArgumentParser(
@@ -351,7 +363,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help="folder of the notebooks (default: this project's)",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --profile paper: cells of every table, what is done and missing; runs nothing",
+    )
+    parser.add_argument(
+        "--rate",
+        metavar="TFLOP/s",
+        help="of the machine, or a file of qvid_utils.measure: --dry-run then tells GPU-hours",
+    )
     options = parser.parse_args(argv)
+    if options.dry_run or options.rate:
+        return _dry_run(parser, options)
     try:
         outcomes = regenerate(
             options.profile, options.only, parse_settings(options.settings), options.notebooks

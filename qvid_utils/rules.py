@@ -241,8 +241,10 @@ def sparsevlm_plus(
     The heads with the largest sum over raters and visual tokens count: `heads` of them, or half of
     the model's where it has fewer than twice as many (14 of 28 is what the source's comment says).
     text_rows_before (H, N_t, N_v), text_relevance (N_t,), rope_bias (N_t, N_v) → (N_v,); the bias
-    may be negative, so a score may be, too.
+    may be negative, so a score may be, too. ValueError unless heads is 1 or more.
     """
+    if heads < 1:
+        raise ValueError(f"heads={heads}: let at least one head count")
     raters = _raters(text_relevance.float())
     corrected = text_rows_before.float()[:, raters] / rope_bias.float()[raters]
     few = min(heads, max(1, len(corrected) // 2))

@@ -58,10 +58,13 @@ def svd_prune(
     leverages would be 1. center: take the mean patch off first; per_frame: each picture, tile or
     frame is a matrix of its own, else the whole prompt is one.
     patches (N_v, D), frames (N_v,) → (N_v,), in [0, 1]; sums to 1 for each matrix; 0 for a token
-    that shows no place. ValueError unless 0 < tau < 1.
+    that shows no place. ValueError unless 0 < tau < 1, and where a switch is not True or False.
     """
     if not isinstance(tau, float):
         raise ValueError(f"tau={tau!r}: give a share of the energy between 0 and 1")
+    for name, value in (("center", center), ("per_frame", per_frame)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={value!r}: give True or False")
     check_rank(tau)
     scores = patches.new_zeros(len(patches), dtype=torch.float32)
     matrices = [frames == f for f in frames.unique() if f >= 0] if per_frame else [frames >= 0]
@@ -98,7 +101,9 @@ def trim(clip_image: Tensor, clip_text: Tensor, *, sign: int = -1) -> Tensor:
 
     clip_image (N_v, D_p), clip_text (segments, D_p) → (N_v,). The official code negates: the
     patches least like the words stay. Its softmax over tokens changes no order and is left out.
+    ValueError unless sign is 1 or -1.
     """
+    _check_sign(sign)
     return sign * (clip_image.float() @ clip_text[0].float())
 
 
@@ -108,11 +113,18 @@ def relevance(clip_image: Tensor, clip_text: Tensor, *, sign: int = -1) -> Tenso
 
     clip_image (N_v, D_p), clip_text (segments, D_p) → (N_v,), in [1e-6, 1 + 1e-6] where the
     cosines differ by 1: (r - min + 1e-6) / (max - min), and all 1 where they are equal.
+    ValueError unless sign is 1 or -1.
     """
+    _check_sign(sign)
     v, t = (normalize(x.float(), dim=-1) for x in (clip_image, clip_text))
     r = (sign * (v @ t.T)).mean(-1)
     span = r.max() - r.min()
     return (r - r.min() + 1e-6) / span if bool(span > 0) else torch.ones_like(r)
+
+
+def _check_sign(sign: int) -> None:
+    if sign not in (1, -1):
+        raise ValueError(f"sign={sign!r}: give 1 or -1")
 
 
 # --- methods that work in another place: their rule only says where ---------------------------

@@ -8,9 +8,8 @@ stores the answers and the long table of results that the notebooks set beside t
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +22,9 @@ import torch
 from torch import nn
 
 from .benchmarks import TINY, Suite, suite
-from .benchmarks.base import right
+from .benchmarks.base import prompt_lengths, right
 from .benchmarks.observation import prompts
+from .benchmarks.paper_profile import described, paper_setting
 from .benchmarks.report import (
     CELL,
     agreement,
@@ -40,116 +40,45 @@ from .benchmarks.report import (
     verdicts,
 )
 from .benchmarks.stored import store, stored
-from .families import Unavailable, family_of
-from .grid import layers_once
-from .identity import code_version, data_hash, digest, key_of, libraries, model_parts, plain
-from .methods import METHODS, Method, method
+from .budgets import modes, share_out
+from .cells import (
+    KEEPS,
+    Cell,
+    comparison_cells,
+    every_method,
+    grid,
+    layer_cells,
+    scoring_cells,
+    stored_cells,
+)
+from .families import family_of
+from .grid import Answer, Grid, layers_once
+from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
 from .models import load
 from .paths import PROFILES
-from .pruning import pictures_once, pruned
+from .pruning import observed, pictures_once, pruned
 from .records import Log, Memory, Store
-from .rules import RULES
 from .work import ON_ERROR, Task, answer_all
 
 __all__ = [
-    "Cell", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
-    "defaults", "differences", "evaluate", "every_method", "grid", "layer_cells", "normalised",
-    "says_something", "score_maps", "scoring_cells", "setting", "store", "stored", "stored_cells",
-    "summary", "verdicts",
+    "KEEPS", "Cell", "agreement", "averages", "averages_by_layer", "beside",
+    "columns_side_by_side", "comparison_cells", "defaults", "differences", "evaluate",
+    "every_method", "grid", "layer_cells", "normalised", "says_something", "score_maps",
+    "scoring_cells", "setting", "store", "stored", "stored_cells", "summary", "verdicts",
 ]  # fmt: skip
 
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
 NEW_TOKENS = 2
-KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
 COLUMNS = ("suite", "sample", "picture", "kind", "split", "group", "question", "answer", *CELL,
            "prediction", "score", "mean_tokens")  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One setting to evaluate: a method at a budget and a layer, or the full model (`method=None`).
-
-    params: overrides of the method (`rank=8`, `query="content"`, …). A name, word or value that
-    the method does not know is an error here, and not in the middle of a run.
-    """
-
-    method: str | Method | None = None
-    keep: int | None = None
-    layer: int | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if (self.method is None) != (self.keep is None):
-            raise ValueError(
-                f"cell with method={self.method!r} and keep={self.keep!r}: give both to prune, "
-                "neither for the full model"
-            )
-        if self.method is None and (self.params or self.layer is not None):
-            raise ValueError("cell without a method: the full model has no layer and no parameters")
-        if self.method is not None:
-            method(self.method, **self.params)
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """What names the cell in a table; variant: its parameters but the rank, in words."""
-        if self.method is None:
-            return dict.fromkeys(CELL) | {"method": "full", "variant": ""}
-        chosen = method(self.method, **self.params)
-        named = [(name, value) for name, value in self.params.items() if name != "rank"]
-        words = [name if value is True else f"{name}={value}" for name, value in named]
-        return {
-            "method": chosen.name,
-            "variant": ", ".join(words),
-            "keep": self.keep,
-            "layer": self.layer,
-            "rank": chosen.params.get("rank"),
-        }
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What the cell brings into the key of its records (`identity`)."""
-        chosen = None if self.method is None else plain(method(self.method, **self.params))
-        return {"method": chosen, "keep": self.keep, "layer": self.layer}
-
-
-def grid(
-    methods: Iterable[str | Method],
-    keeps: Iterable[int],
-    layers: Iterable[int | None] = (None,),
-    **params: Any,
-) -> list[Cell]:
-    """Every method at every budget and layer, with the same parameters."""
-    keeps, layers = list(keeps), list(layers)
-    return [Cell(m, keep, layer, params) for m in methods for keep in keeps for layer in layers]
-
-
-def every_method() -> list[str]:
-    """The methods of the table, then every rule that none of them uses: a new rule is in."""
-    used = {entry.rule.name for entry in METHODS.values()}
-    return [*METHODS, *(name for name in RULES if name not in used)]
-
-
-def scoring_cells(keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Notebook 02: all methods, QViD's ranks (counts and a share of the energy) and its spans."""
-    ranks = [cell for rank in (1, 2, 4, 8, 0.9) for cell in grid(["qvid"], keeps, rank=rank)]
-    spans = [cell for span in ("content", "prompt") for cell in grid(["qvid"], keeps, query=span)]
-    return [Cell(), *grid(every_method(), keeps), *ranks, *spans]
-
-
-def layer_cells(layers: Iterable[int], keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Notebook 03: where to cut, for QViD, its raw energy and chance."""
-    return [Cell(), *grid(["qvid", "column_norm", "random"], keeps, list(layers))]
-
-
 def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
-    """Model, processor and suites of a profile. Unavailable where this version has them not."""
+    """Model, processor and suites of a profile. Unavailable names what is not on this machine."""
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
     if profile == "paper":
-        raise Unavailable(
-            "profile='paper' asks LLaVA-1.5-7B the questions of GQA, SQA, TextVQA, POPE, MME and "
-            "MMBench, and this version reads none of these six benchmarks yet: use profile='tiny'"
-        )
+        return paper_setting()
     return *load("tiny/llava"), [suite(name) for name in TINY]
 
 
@@ -177,8 +106,9 @@ def evaluate(
     score (1 for the right word, else 0), mean_tokens. `limit` draws that many questions of each
     suite by `seed`, pairs whole, the same ones for every cell; `shuffle` asks the batches in an
     order drawn by `seed` (what is left then takes as long as what is done), and changes no row.
-    Work that cells share is done once per batch: pictures, and the layers below their cuts. A cell
-    whose schedule cannot meet its budget is left out with a warning that names the floor.
+    Work that cells share is done once per batch (`grid`): pictures, the layers below their cuts,
+    scores; cells that keep equally many tokens go on as one batch. A cell that cannot meet
+    its budget is left out with a warning that names the floor.
 
     store: a `records.Store` or its folder. Answers are stored as they are made, and those that are
     there, by this or another process, are not asked again. sharers: how many processes work on the
@@ -203,7 +133,7 @@ def evaluate(
         asker = _Asker(model, processor, [task.suite for task in tasks])
         answer_all(tasks, asker.ask, asker.shared, on_error=on_error, wait=wait,
                    sharers=sharers if store else 1, progress=progress)  # fmt: skip
-        return frame_of(tasks, cells, on_error)
+        return described(frame_of(tasks, cells, on_error), model)
 
 
 def tasks_of(
@@ -231,7 +161,7 @@ def tasks_of(
         drawn = one.head(limit, seed)
         order = _batches(drawn.samples, batch_size, seed if shuffle else None)
         for cell in turns:
-            log = _log(store, common, one, cell) if store else Memory()
+            log = _log(store, common, one, drawn, cell) if store else Memory()
             # cells that differ in name alone have one log
             log = logs.setdefault(log.key, log) if store else log
             tasks.append(Task(cell, drawn, log, order))
@@ -256,18 +186,20 @@ def _check(model: nn.Module, cell: Cell) -> None:
     if cell.method is None:
         return
     try:
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params):
+        with pruned(model, cell.stages):
             layers = len(family_of(model).part(model, "layers"))
-        chosen = method(cell.method, **cell.params)
-        chosen.schedule(cell.keep, cell.keep, layers, cell.layer)
+        for chosen, keep, place in cell.stages:
+            chosen.schedule(keep, keep, layers, place.get("layer"))
     except Exception as cause:
         cause.add_note(f"cell {cell.labels}")
         raise
 
 
-def _log(store: Store, common: Mapping[str, Any], one: Suite, cell: Cell) -> Log:
+def _log(store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, cell: Cell) -> Log:
     """The log of a cell on a suite: its key is a hash of everything that changes a record."""
     own = {"suite": one.name, "metric": one.metric, "data": data_hash(one)}
+    if cell.shared:  # what a question gets depends on all that share the budget with it
+        own["among"] = data_hash(drawn)
     parts = {**common, **cell.parts, **own, "new_tokens": one.new_tokens or NEW_TOKENS}
     words = [one.name, *(str(v) for v in cell.labels.values() if v not in (None, ""))]
     return store.log(key_of(parts), parts, "_".join(words))
@@ -277,9 +209,8 @@ def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[
     """Ids in equal parts of at most `size`, questions of like length together: little padding;
     videos of one number of frames together: they are one tensor. With a seed the parts in an order
     drawn by it, else from short to long."""
-    length = samples["question"].str.split().str.len().to_numpy()
+    length, parts = prompt_lengths(samples), []
     frames = np.array([_frames(image) for image in samples["image"]])
-    parts = []
     for number in np.unique(frames):
         these = np.flatnonzero(frames == number)
         order = these[np.argsort(length[these], kind="stable")]
@@ -301,53 +232,107 @@ class _Asker:
     def __init__(self, model: nn.Module, processor: Any, suites: Sequence[Suite]):
         self.model, self.processor = model, processor
         self.samples = {s.name: s.samples.set_index("id", drop=False) for s in suites}
-        self.inputs: dict[tuple[str, ...], Any] = {}
+        self.batches: dict[tuple[str, ...], _Batch] = {}
+        self.coming: list[tuple[Task, list[str]]] = []
+        self.sizes: dict[tuple[str, int], dict[str, float]] = {}
+        self.shares: dict[Cell, dict[str, dict[str, int]]] = {}
 
     @contextmanager
-    def shared(self, suite: Suite) -> Iterator[None]:
+    def shared(self, suite: Suite, coming: list[tuple[Task, list[str]]]) -> Iterator[None]:
         with pictures_once(self.model), layers_once(self.model):
+            self.coming = coming
             try:
                 yield
             finally:
-                self.inputs.clear()
+                self.batches.clear()
 
     def ask(self, task: Task, ids: list[str]) -> list[dict]:
         """One record per sample: what was asked, said, right, kept, and how long it took (its
         share of the batch)."""
-        batch = self.samples[task.suite.name].loc[ids]
-        if tuple(ids) not in self.inputs:
-            made = prompts(self.processor, batch, self.model.device)
-            self.inputs[tuple(ids)] = made, _prompt_hashes(made, batch)
-        inputs, hashes = self.inputs[tuple(ids)]
-        began = perf_counter()
-        said, tokens, layer, kept = self._said(task.suite, task.cell, inputs)
-        seconds = (perf_counter() - began) / len(ids)
+        rows = self.samples[task.suite.name].loc[ids]
+        if tuple(ids) not in self.batches:
+            together = [other.cell for other, them in self.coming if them == ids]
+            inputs = prompts(self.processor, rows, self.model.device)
+            self.batches[tuple(ids)] = _Batch(self.model, inputs, rows, together, task.suite)
+        batch = self.batches[tuple(ids)]
+        answer, seconds = batch.answer(task.cell, self._asked(task, ids))
+        said = self.processor.batch_decode(answer.ids, skip_special_tokens=True)
+        kept: list[list] = [[] for _ in ids]
+        for cut in answer.cuts:
+            kept[cut.row].append([cut.layer, cut.kept.tolist()])
+        layers = {cut.layer for cut in answer.cuts}
+        layer = layers.pop() if len(layers) == 1 else None
         at = datetime.now(UTC).isoformat(timespec="seconds")
         return [
             {
-                "sample": row.id, "prompt": hashes[i], "prediction": said[i], "answer": row.answer,
-                "score": task.suite.hit(said[i], row), "mean_tokens": float(tokens[i]),
-                "layer": layer, "kept": kept[i], "seconds": round(seconds, 6), "at": at,
+                "sample": row.id, "prompt": batch.hashes[i], "prediction": said[i].strip(),
+                "answer": row.answer, "score": task.suite.hit(said[i].strip(), row),
+                "mean_tokens": float(answer.mean_tokens[i]), "layer": layer, "kept": kept[i],
+                "seconds": round(seconds / len(ids), 6), "at": at,
             }
-            for i, row in enumerate(batch.itertuples())
+            for i, row in enumerate(rows.itertuples())
         ]  # fmt: skip
 
-    def _said(self, suite: Suite, cell: Cell, inputs: Any) -> tuple[list, list, int | None, list]:
-        model = self.model
-        options = {"max_new_tokens": suite.new_tokens or NEW_TOKENS, "do_sample": False}
-        kept: list[list] = [[] for _ in inputs["input_ids"]]
-        if cell.method is None:
-            ids = model.generate(**inputs, **options)
-            known = torch.tensor(family_of(model).visual_tokens(model.config))
-            tokens = torch.isin(inputs["input_ids"], known.to(ids.device)).sum(1).tolist()
-            return _said(self.processor, inputs, ids), tokens, None, kept
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
-            ids = model.generate(**inputs, **options)
-        for cut in trace.cuts:
-            kept[cut.row].append([cut.layer, cut.kept.tolist()])
-        layers = {cut.layer for cut in trace.cuts}
-        layer = layers.pop() if len(layers) == 1 else None
-        return _said(self.processor, inputs, ids), trace.mean_tokens, layer, kept
+    def _asked(self, task: Task, ids: list[str]) -> tuple | list[tuple] | None:
+        """The cell as `Grid` takes it; of a shared budget each question has its part."""
+        if not task.cell.shared:
+            return task.cell.asked
+        known = self.shares.setdefault(task.cell, {})
+        if task.suite.name not in known:
+            known[task.suite.name] = self._shares(task)
+        *before, (chosen, _, place) = task.cell.stages
+        return [*before, (chosen, [known[task.suite.name][name] for name in ids], place)]
+
+    def _shares(self, task: Task) -> dict[str, int]:
+        """What each question of the suite keeps, in proportion to the modes of its interaction."""
+        depth = len(family_of(self.model).part(self.model, "layers"))
+        (cut,) = task.cell.chosen.schedule(1, 1, depth, task.cell.layer)
+        place = task.suite.name, cut.layer
+        if place not in self.sizes:
+            self.sizes[place] = {}
+            for ids in task.batches:
+                made = prompts(self.processor, self.samples[place[0]].loc[ids], self.model.device)
+                with observed(self.model, "interaction", layer=cut.layer) as found:
+                    self.model(**made)
+                counts = [modes(one["interaction"]) for one in found]
+                self.sizes[place] |= dict(zip(ids, counts, strict=True))
+        sizes = {name: self.sizes[place][name] for name in task.suite.samples["id"]}
+        most = self.model.config.image_seq_length
+        parts = share_out(list(sizes.values()), task.cell.keep, most)
+        return dict(zip(sizes, parts, strict=True))
+
+
+class _Batch:
+    """One batch of prompts and the cells that are asked about it."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Any, rows: pd.DataFrame, cells: Sequence[Cell], one: Suite
+    ):
+        self.hashes = _prompt_hashes(inputs, rows)
+        self.grid = Grid(model, inputs, max_new_tokens=one.new_tokens or NEW_TOKENS)
+        self.cells = [cell for cell in cells if self.grid.shares(cell.asked)]
+        self.turns = self.grid.together([cell.asked for cell in self.cells])
+        self.made: dict[int, tuple[Answer, float]] = {}  # by number of the cell
+
+    def answer(self, cell: Cell, asked: Any) -> tuple[Answer, float]:
+        """A cell's answer and its seconds; the cells that share run as far as it takes.
+
+        asked: the cell as `Grid` takes it, of a shared budget each prompt's part.
+        """
+        number = next((n for n, one in enumerate(self.cells) if one is cell), None)
+        began, new = perf_counter(), []
+        while number is not None and number not in self.made:
+            try:
+                new.append(next(self.turns))
+            except Exception as cause:  # which cell's it is shows when they run alone
+                self.cells, number = [], None
+                warnings.warn(f"the cells of a batch run one by one: {cause!r}", stacklevel=4)
+            else:
+                share = (perf_counter() - began) / len(new)
+                self.made |= {n: (one, share) for n, one in new}
+        if number is not None:
+            return self.made.pop(number)
+        return self.grid.alone(asked), perf_counter() - began
 
 
 def _prompt_hashes(inputs: Any, batch: pd.DataFrame) -> list[str]:
@@ -411,7 +396,7 @@ def score_maps(
     inputs = prompts(processor, samples, model.device)
     for cell in cells:
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+        with pruned(model, cell.stages) as trace:
             ids = model.generate(**inputs, **options)
         said = _said(processor, inputs, ids)
         for i, row in enumerate(samples.itertuples()):
@@ -432,13 +417,6 @@ def _said(processor: Any, inputs: dict, ids: torch.Tensor) -> list[str]:
     """The new words of each answer."""
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [words.strip() for words in processor.batch_decode(new, skip_special_tokens=True)]
-
-
-def stored_cells(depth: int) -> list[Cell]:
-    """What `main` evaluates: notebook 02 whole; notebook 03 without column norm, to save time."""
-    (default,) = METHODS["qvid"].schedule(1, 1, depth)  # its layer is among the scoring cells
-    others = [layer for layer in range(depth) if layer != default.layer]
-    return scoring_cells() + grid(["qvid", "random"], KEEPS, others)
 
 
 if __name__ == "__main__":  # the command line stands one level below

@@ -20,7 +20,8 @@ class Kept:
     index (K,) int64, ascending, numbering the tokens that were scored; merged (K, d) replaces the
     rows of the kept tokens where a selection merges others into them, else None; patches (K, D)
     does so in the space before the projector, which they then go through; stands (K,) says which
-    token each row is (a merged one: its centre) where rows have an order of their own, else None.
+    token each row is (a merged one: its centre; -1: no single token, but a class token or a sum)
+    where rows have an order of their own, else None.
     Raises ValueError if the shapes do not fit.
     """
 
@@ -96,7 +97,8 @@ def shares(sizes: Sequence[int], keep: int) -> list[int]:
     return parts
 
 
-Choice = tuple[Tensor, Tensor | None]  # numbers within a picture, ascending, and their contents
+# numbers within a picture, ascending; what stands there; which of the picture's tokens that is
+Choice = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def by_picture(
@@ -106,25 +108,30 @@ def by_picture(
 
     frames (N_v,): the picture of each token, -1 for one that shows no place; each picture gets a
     share of `keep` in proportion to its tokens. choose(tokens, k): `tokens` (n,) are a picture's,
-    → numbers among these n, ascending, and what stands there (their own content: None). A token
-    that shows no place is kept only where all others are, the first ones first, with its content
-    from rows (N_v, D).
+    → numbers among these n, ascending, what stands there (their own content: None), and which
+    token that is (`Kept.stands`; each in its place: None). A token that shows no place is kept only
+    where all others are, the first ones first, with its content from rows (N_v, D). Of the three,
+    the answer has those of the whole prompt.
     """
     groups = [(frames == f).nonzero()[:, 0] for f in range(int(frames.max()) + 1)]
     groups = [tokens for tokens in groups if len(tokens)]
     shown = sum(map(len, groups))
-    chosen, contents = [], []
+    chosen, contents, stand = [], [], []
     for tokens, k in zip(groups, shares([len(t) for t in groups], min(keep, shown)), strict=True):
         if k:
-            numbers, content = choose(tokens, k)
+            numbers, content, who = choose(tokens, k)
             chosen.append(tokens[numbers])
             contents.append(content)
+            stand.append(None if who is None else torch.where(who < 0, -1, tokens[who]))
     if keep > shown:
         chosen.append((frames < 0).nonzero()[: keep - shown, 0])
         contents.append(None if rows is None else rows[chosen[-1]])
+        stand.append(chosen[-1])
     index = torch.cat(chosen)
     order = index.argsort()
-    return index[order], None if rows is None else torch.cat(contents)[order]
+    plain = any(who is None for who in stand)
+    contents = None if rows is None else torch.cat(contents)[order]
+    return index[order], contents, None if plain else torch.cat(stand)[order]
 
 
 def top_k_by_picture(scores: Tensor, keep: int, frames: Tensor) -> Kept:
@@ -133,5 +140,8 @@ def top_k_by_picture(scores: Tensor, keep: int, frames: Tensor) -> Kept:
     scores (N_v,), frames (N_v,) → Kept with index (keep,) ascending. Errors as in `top_k`.
     """
     check_scores(scores, keep)
-    index, _ = by_picture(frames, keep, lambda t, k: (best(scores[t], k).sort().values, None))
-    return Kept(index)
+
+    def choose(tokens: Tensor, k: int) -> Choice:
+        return best(scores[tokens], k).sort().values, None, None
+
+    return Kept(by_picture(frames, keep, choose)[0])

@@ -5,13 +5,12 @@ Each is a frozen dataclass whose fields are the method's constants; called as an
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .selection import Kept, best, by_picture, check_scores, top_k
+from .selection import Choice, Kept, best, by_picture, check_scores, top_k
 
 __all__ = ["Chunks", "Coverage", "Rate", "Thinned", "greedy_dpp", "max_min"]
 
@@ -29,11 +28,11 @@ class Rate:
     def __call__(self, scores: Tensor, keep: int, frames: Tensor) -> Kept:
         check_scores(scores, keep)
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, None]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             n = len(tokens)
             if self.official_counts:
                 k = max(1, n * (1000 * k // n) // 1000)
-            return best(scores[tokens], k).sort().values, None
+            return best(scores[tokens], k).sort().values, None, None
 
         return Kept(by_picture(frames, keep, choose)[0])
 
@@ -60,11 +59,11 @@ class Thinned:
         check_scores(scores, keep)
         unit = normalize(patches.float(), dim=-1)
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, None]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             order, first = best(scores[tokens], len(tokens)), int(k * self.important)
             cosine = unit[tokens] @ unit[tokens].T
             diverse = self._thin(order[first:], cosine, k - first)
-            return torch.cat([order[:first], diverse]).sort().values, None
+            return torch.cat([order[:first], diverse]).sort().values, None, None
 
         return Kept(by_picture(frames, keep, choose)[0])
 
@@ -89,11 +88,14 @@ class Coverage:
 
     alpha: float = 1.0
 
+    def __post_init__(self):
+        _check_alpha(self.alpha)
+
     def __call__(self, scores: Tensor, keep: int, patches: Tensor, frames: Tensor) -> Kept:
         check_scores(scores, keep)
         unit, weight = normalize(patches.float(), dim=-1), scores.float() ** self.alpha
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, None]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             cosine = unit[tokens] @ unit[tokens].T
             covered, picked = torch.zeros_like(weight[tokens]), []
             taken = torch.zeros_like(covered, dtype=torch.bool)
@@ -102,9 +104,14 @@ class Coverage:
                 new = gain.masked_fill(taken, -1).argmax()
                 covered, taken[new] = torch.maximum(covered, cosine[:, new]), True
                 picked.append(new)
-            return torch.stack(picked).sort().values, None
+            return torch.stack(picked).sort().values, None, None
 
         return Kept(by_picture(frames, keep, choose)[0])
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha={alpha}: give a number, 0 or more")
 
 
 def max_min(scores: Tensor, keep: int, features: Tensor) -> Kept:
@@ -134,6 +141,7 @@ class Chunks:
     the cosines to the chunk's other tokens) is scaled to the mean of the chunk's scores. Shares are
     rounded down, what is left goes to the heaviest chunks, one each. Chunk after chunk, the best
     first: the tokens are put in that order.
+    A chunk kept whole stays in the order of the picture. in_place: so do all tokens.
     official_counts: what a full chunk cannot take is lost and padded with zero vectors, as in the
     official code; else it goes to the heaviest chunks that have room, one each in turn.
     """
@@ -141,11 +149,22 @@ class Chunks:
     chunks: int = 16
     alpha: float = 0.09
     official_counts: bool = False
-    merges: ClassVar[bool] = True  # it puts tokens in another order
+    in_place: bool = False
+
+    @property
+    def reorders(self) -> bool:
+        return not self.in_place
+
+    @property
+    def merges(self) -> bool:
+        return not self.in_place  # it puts tokens in another order
 
     def __post_init__(self):
         if self.chunks < 1:
             raise ValueError(f"chunks={self.chunks}: give 1 or more")
+        _check_alpha(self.alpha)
+        if self.in_place and self.official_counts:
+            raise ValueError("in_place=True has no place for the zero vectors of official_counts")
 
     def __call__(
         self, scores: Tensor, keep: int, features: Tensor, hidden: Tensor, frames: Tensor
@@ -153,19 +172,26 @@ class Chunks:
         check_scores(scores, keep)
         unit = normalize(features.float(), dim=-1)
 
-        def choose(tokens: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        def choose(tokens: Tensor, k: int) -> Choice:
             parts = [part for part in tokens.tensor_split(self.chunks) if len(part)]
             weights = torch.stack([self._weight(scores[part], unit[part]) for part in parts])
             counts = self._counts(weights, [len(part) for part in parts], k)
-            order = torch.cat([p[best(scores[p], n)] for p, n in zip(parts, counts, strict=True)])
+            order = torch.cat([
+                p if n == len(p) else p[best(scores[p], n)]
+                for p, n in zip(parts, counts, strict=True)
+            ])  # fmt: skip
             numbers = torch.searchsorted(tokens, order)
+            if self.in_place:
+                return numbers.sort().values, None, None
             zeros = hidden.new_zeros(k - len(order), hidden.shape[1])
             free = torch.ones_like(tokens, dtype=torch.bool)
             free[numbers] = False
             slots = torch.cat([numbers, free.nonzero()[: len(zeros), 0]]).sort().values
-            return slots, torch.cat([hidden[order], zeros])
+            nobody = numbers.new_full((len(zeros),), -1)
+            return slots, torch.cat([hidden[order], zeros]), torch.cat([numbers, nobody])
 
-        return Kept(*by_picture(frames, keep, choose, hidden))
+        index, rows, stands = by_picture(frames, keep, choose, None if self.in_place else hidden)
+        return Kept(index, rows, stands=stands)
 
     def _weight(self, scores: Tensor, unit: Tensor) -> Tensor:
         scores = scores.double() * 1e3  # the small constants below are meant for this scale

@@ -77,6 +77,13 @@ class Spread:
 
     merges = False
 
+    def __post_init__(self):
+        if min(self.visual_pivots, self.text_pivots) < 0 or not self.visual_pivots:
+            raise ValueError(
+                f"visual_pivots={self.visual_pivots}, text_pivots={self.text_pivots}: give one "
+                "visual pivot or more, and no negative number"
+            )
+
     def __call__(
         self,
         scores: Tensor,

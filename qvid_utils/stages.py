@@ -16,7 +16,10 @@ from .schedules import Cut
 from .selection import Kept
 from .tower_site import TowerSite
 
-__all__ = ["DEFAULT_KEEP", "Stage", "Step", "check_numbers", "stages_of", "steps_of"]
+__all__ = [
+    "DEFAULT_KEEP", "Stage", "Step", "check_numbers", "kept_of", "scores_of", "stages_of",
+    "steps_of", "words_of",
+]  # fmt: skip
 
 
 class _Default(int):
@@ -36,13 +39,22 @@ class Stage:
     choose: Callable[[Evidence, int], tuple[Tensor, Kept]]
     keeps: tuple[int, ...] = (1,)  # for all rows, or for each
     site: TowerSite | None = None  # for a method inside the vision tower
+    looks: bool = False  # scores and cuts nothing
+    given: Sequence[tuple[Tensor, Kept]] | None = None  # each row's choice, where made before
+
+    def check_rows(self, ids: Tensor) -> None:
+        """ValueError unless there is a budget for each prompt of ids (B, S); beams repeat one."""
+        count, rows = len(self.keeps), len(ids)
+        if count in (1, rows):
+            return
+        copies = None if rows % count else ids.unflatten(0, (count, -1))
+        if copies is None or not bool((copies == copies[:, :1]).all()):
+            raise ValueError(
+                f"keep={list(self.keeps)}: {count} numbers for a batch of {rows} prompts, give one "
+                "for all or one for each"
+            )
 
     def keep_of(self, row: int, rows: int) -> int:
-        if rows % len(self.keeps):
-            raise ValueError(
-                f"keep={list(self.keeps)}: {len(self.keeps)} numbers for a batch of {rows} rows, "
-                "give one for all or one for each prompt"
-            )
         return self.keeps[row * len(self.keeps) // rows]  # beams repeat each prompt
 
 
@@ -50,16 +62,10 @@ def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **m
     chosen = find_method(name, **more)
     keeps = tuple(keep) if isinstance(keep, list | tuple) and keep else (keep,)
     n_layers = [check_numbers(model, count, layer) for count in keeps][0]
-    rule, words = chosen.rule, tuple(inspect.signature(chosen.select).parameters)[2:]
 
     def choose(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
-        scores = rule(*(getattr(evidence, word) for word in rule.sees), **chosen.params)
-        if scores.shape != evidence.visual.shape:
-            raise ValueError(
-                f"rule {rule.name!r} gave scores of shape {tuple(scores.shape)} for "
-                f"{len(evidence.visual)} visual tokens: return one number per token"
-            )
-        return scores, chosen.select(scores, count, **{w: getattr(evidence, w) for w in words})
+        scores = scores_of(chosen, evidence)
+        return scores, kept_of(chosen, evidence, scores, count)
 
     def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
         return chosen.schedule(keep, n_visual, n_layers, layer)
@@ -77,7 +83,34 @@ def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **m
                 "one number for all prompts of a batch"
             )
         site = TowerSite(model, family_of(model), chosen.encode, keep)
-    return Stage(chosen, {*rule.sees, *words}, plan, choose, keeps, site)
+    return Stage(chosen, words_of(chosen), plan, choose, keeps, site)
+
+
+def words_of(chosen: Method) -> set[str]:
+    """The words of evidence that a method's rule and selection read."""
+    return {*chosen.rule.sees, *_select_words(chosen)}
+
+
+def _select_words(chosen: Method) -> tuple[str, ...]:
+    return tuple(inspect.signature(chosen.select).parameters)[2:]
+
+
+def scores_of(chosen: Method, evidence: Evidence) -> Tensor:
+    """One score for each visual token; ValueError where the rule gives another number of them."""
+    rule = chosen.rule
+    scores = rule(*(getattr(evidence, word) for word in rule.sees), **chosen.params)
+    if scores.shape != evidence.visual.shape:
+        raise ValueError(
+            f"rule {rule.name!r} gave scores of shape {tuple(scores.shape)} for "
+            f"{len(evidence.visual)} visual tokens: return one number per token"
+        )
+    return scores
+
+
+def kept_of(chosen: Method, evidence: Evidence, scores: Tensor, count: int) -> Kept:
+    """What the method's selection keeps, told the evidence that it asks for."""
+    more = {word: getattr(evidence, word) for word in _select_words(chosen)}
+    return chosen.select(scores, count, **more)
 
 
 def stages_of(

@@ -44,12 +44,13 @@ class Task:
 
 
 Ask = Callable[[Task, list[str]], list[dict]]
+Shared = Callable[[Any, list[tuple[Task, list[str]]]], AbstractContextManager]
 
 
 def answer_all(
     tasks: Sequence[Task],
     ask: Ask,
-    shared: Callable[[Any], AbstractContextManager],
+    shared: Shared,
     *,
     on_error: str = "stop",
     sharers: int = 1,
@@ -58,8 +59,9 @@ def answer_all(
 ) -> None:
     """Fill the logs of all tasks; a task that another process works on is that one's.
 
-    ask: records of some samples of a task, in their order; shared(suite): entered around all that
-    is asked about one batch; on_error, sharers, wait, progress: see `runner.evaluate`.
+    ask: records of some samples of a task, in their order; shared(suite, coming): entered around
+    all that is asked about one batch, coming: what that is to be, task by task; on_error, sharers,
+    wait, progress: see `runner.evaluate`.
     Raises what `ask` raised for a sample, with a note that names sample, suite and cell.
     """
     with _bar(tasks, progress) as bar:
@@ -105,13 +107,13 @@ def _claimed(left: Sequence[Task], sharers: int, on_error: str) -> list[Task]:
     return []
 
 
-def _one_suite(mine: list[Task], ask: Ask, shared: Callable, on_error: str, bar: tqdm) -> None:
+def _one_suite(mine: list[Task], ask: Ask, shared: Shared, on_error: str, bar: tqdm) -> None:
     suite = mine[0].suite
     for batch in mine[0].batches:
-        with shared(suite):
-            for task in [task for task in mine if not task.left_out]:
-                missing = task.missing(on_error)
-                ids = [sample for sample in batch if sample in missing]
+        turns = [task for task in mine if not task.left_out]
+        with shared(suite, [(task, _left(task, batch, on_error)) for task in turns]):
+            for task in turns:
+                ids = _left(task, batch, on_error)  # two tasks may have one log
                 try:
                     for records in _asked(task, ids, ask, on_error) if ids else ():
                         task.log.append(records)
@@ -123,6 +125,11 @@ def _one_suite(mine: list[Task], ask: Ask, shared: Callable, on_error: str, bar:
                     mine.remove(task)
                     warnings.warn(f"{_name(task)} is left to another process: {other}",
                                   stacklevel=4)  # fmt: skip
+
+
+def _left(task: Task, batch: Sequence[str], on_error: str) -> list[str]:
+    missing = task.missing(on_error)
+    return [sample for sample in batch if sample in missing]
 
 
 def _asked(task: Task, ids: list[str], ask: Ask, on_error: str) -> Iterator[list[dict]]:

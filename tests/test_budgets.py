@@ -121,7 +121,7 @@ def test_counts_for_each_row_go_with_beams_and_rows_without_pictures():
 @pytest.mark.parametrize(
     "keep, error, message",
     [
-        ([4, 2], ValueError, r"keep=\[4, 2\]: 2 numbers for a batch of 1 rows, give one for all"),
+        ([4, 2], ValueError, r"keep=\[4, 2\]: 2 numbers for a batch of 1 prompts, give one for"),
         ([0], ValueError, "keep=0: keep at least 1"),
         ([4.0], TypeError, "keep=4.0: give a whole number"),
         ([], TypeError, r"keep=\[\]: give a whole number"),

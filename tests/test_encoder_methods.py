@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
-from twins import BOTH, QWEN, STAR, ask, cases, twin
+from twins import BOTH, ELSEWHERE, QWEN, STAR, ask, cases, twin
 
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.merging import PruMerge, PruMergeInPlace, VisionZip, VisionZipInPlace
@@ -29,6 +29,7 @@ DOOR = [
     for name, entry in METHODS.items()
     if getattr(entry.schedule, "depth", None) == 0
     and entry.rule.function.__module__.endswith("_encoder")
+    and name not in ELSEWHERE
 ]
 NEED_CLASS = {
     "fastervlm", "hired", "visionzip", "prumerge", "prumerge_plus", "vispruner", "scope", "holov",
@@ -61,7 +62,7 @@ def test_the_table_has_them_all():
     assert all(METHODS[n].positions == "contiguous_on_one_axis" for n in DOOR)
     assert {n for n in DOOR if METHODS[n].merges} == {
         *("visionzip", "visionzip_received", "prumerge", "prumerge_received"),
-        *("prumerge_plus", "prumerge_plus_received", "holov", "holov_received"),
+        *("prumerge_plus", "prumerge_plus_received", "holov"),
     }
 
 
@@ -184,12 +185,14 @@ def test_contents_stay_with_their_picture():
     rows = torch.arange(5.0)[:, None]
 
     def choose(tokens, k):  # the picture's last token's content in its first slots
-        return torch.arange(k), rows[tokens[-1:]].expand(k, 1) + 10
+        return torch.arange(k), rows[tokens[-1:]].expand(k, 1) + 10, torch.tensor([1, -1])[:k]
 
-    index, content = by_picture(frames, 2, choose, rows)
+    index, content, stands = by_picture(frames, 2, choose, rows)
     assert index.tolist() == [0, 3] and content[:, 0].tolist() == [11, 14]
-    index, content = by_picture(frames, 5, choose, rows)
+    assert stands.tolist() == [1, 4]  # among all
+    index, content, stands = by_picture(frames, 5, choose, rows)
     assert index.tolist() == [0, 1, 2, 3, 4] and content[:, 0].tolist() == [11, 11, 2, 14, 14]
+    assert stands.tolist() == [1, -1, 2, 4, -1]
 
 
 # ------------------------------------------------------------------------------------- selections
@@ -278,9 +281,19 @@ def test_holov_by_hand():
     assert kept.merged[:, 0].tolist() == [2, 3] and kept.index.tolist() == [2, 3]
     kept = select(scores, 3, x, rows, one(4))  # 1.2 and 1.8: 1 and 1, then the heavier
     assert kept.merged[:, 0].tolist() == [1, 2, 3] and kept.index.tolist() == [1, 2, 3]
-    # best first within a chunk
+    # a chunk kept whole stays as it is
     kept = select(tensor(1, 3, 1, 5) / 1000, 4, x, rows, one(4))
-    assert kept.merged[:, 0].tolist() == [1, 0, 3, 2] and kept.index.tolist() == [0, 1, 2, 3]
+    assert kept.merged[:, 0].tolist() == [0, 1, 2, 3] and kept.index.tolist() == [0, 1, 2, 3]
+
+
+def test_holov_puts_the_best_of_a_chunk_first():
+    """At right angles nothing varies: weights 2 and 10/3, of K = 3 that is 1 and 2."""
+    scores, rows = tensor(1, 3, 2, 1, 4, 5) / 1000, torch.arange(6.0)[:, None]
+    kept = Chunks(chunks=2)(scores, 3, torch.eye(6), rows, one(6))
+    assert kept.index.tolist() == [1, 4, 5] and kept.merged[:, 0].tolist() == [1, 5, 4]
+    assert kept.stands.tolist() == [1, 5, 4]
+    kept = Chunks(chunks=2, in_place=True)(scores, 3, torch.eye(6), rows, one(6))
+    assert kept.index.tolist() == [1, 4, 5] and kept.merged is kept.stands is None
 
 
 def test_holov_weights_a_chunk_by_score_and_scaled_variance():
@@ -302,7 +315,7 @@ def test_holov_surplus():
     x, rows = torch.eye(6), torch.arange(1.0, 7)[:, None]
     kept = Chunks(chunks=3)(scores, 4, x, rows, one(6))
     # all weight on the middle chunk? token 3 is in it, token 4 in the last: 1 : 1, two each
-    assert kept.merged[:, 0].tolist() == [4, 3, 5, 6]
+    assert kept.merged[:, 0].tolist() == [3, 4, 5, 6]
     peaky = tensor(0, 0, 9, 9, 0, 0) / 1000
     kept = Chunks(chunks=3)(peaky, 4, x, rows, one(6))
     assert kept.merged[:, 0].tolist() == [1, 3, 4, 5] and kept.index.tolist() == [0, 2, 3, 4]
@@ -327,6 +340,7 @@ def test_visionzip_by_hand():
     # 1 and 5 join 0, 4 joins 3: 1 + (2 + 32)/2 = 18 and 8 + 16 = 24
     assert kept.patches[:, 0].tolist() == [100, 4, 18, 24] and kept.merged is None
     assert kept.index.tolist() == [0, 1, 2, 3]  # slots of 2, 0 and 3, and the first that is free
+    assert kept.stands.tolist() == [-1, 2, 0, 3]
     kept = VisionZipInPlace(share=0.5)(scores, 4, keys, rows, one(6))
     # dominant 2 and 5; left 0, 1, 3, 4: targets 0 and 3; 1 joins 0, 4 joins 3
     assert kept.index.tolist() == [0, 2, 3, 5]
@@ -359,6 +373,7 @@ def test_prumerge_by_hand():
     # dropped 0 and 2: 0.1 * 1 + 0.2 * 100
     close(kept.patches[:, 0], tensor(10.1, 1020, 20.1))
     assert kept.index.tolist() == [0, 1, 3] and kept.merged is None
+    assert kept.stands.tolist() == [1, 3, -1]
     # a kept token may be a neighbour too; more neighbours than there are take all
     kept = PruMerge()(scores, 2, keys, rows, one(4))
     close(kept.patches[:, 0], tensor(10 + 0.1 + 20 + 300, 0.1 + 20 + 300))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from twins import FILM, STAR, ask, media, twin
+from twins import FILM, STAR, ask, twin
 
 from qvid_utils.families import FAMILIES
 from qvid_utils.flops import (
@@ -23,9 +23,10 @@ from qvid_utils.flops import (
     tower_of,
     two_pass,
 )
+from qvid_utils.methods import METHODS
 from qvid_utils.pruning import pruned
 from qvid_utils.results import paper
-from qvid_utils.schedules import at, staged, tokens_per_layer
+from qvid_utils.schedules import Infeasible, at, staged, tokens_per_layer
 
 # LLaVA-1.5-7B, from its published configuration.
 LLAVA = SimpleNamespace(
@@ -123,12 +124,15 @@ def test_the_counter_counts_the_same(model_type):
     assert cost.head == seen[f"{root}.lm_head"] and cost.vision > 0
 
 
-def test_the_counter_counts_the_same_for_videos():
-    model, inputs = twin("qwen2_vl", attention="eager"), ask(FILM, model_type="qwen2_vl")
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "video_llava"])
+def test_the_counter_counts_the_same_for_videos(model_type):
+    model, inputs = twin(model_type, attention="eager"), ask(FILM, model_type=model_type)
     n = int((inputs["input_ids"] == 5).sum())
-    assert len(media("qwen2_vl", FILM)) == 2 and blocks_of("qwen2_vl", inputs) == [32, 32]
+    blocks = blocks_of(model_type, inputs)
+    assert blocks == [32 if model_type == "qwen2_vl" else 16] * 2
     words = inputs["input_ids"].shape[1] - n
-    cost = prefill(model.config, [n] * 8, words, blocks=[32, 32])
+    projected = n if model_type == "video_llava" else None  # the class tokens of frames, too
+    cost = prefill(model.config, [n] * 8, words, blocks=blocks, projected=projected)
     assert cost.total == counted(model, inputs)["Global"]
 
 
@@ -252,6 +256,21 @@ def test_budget_table_begins_with_the_unpruned_model():
 # --- errors ------------------------------------------------------------------------------------
 
 
+def test_a_staged_method_is_exchanged_from_the_least_that_it_can_keep():
+    """V²Drop's first stages alone leave dozens in the mean; less than that cannot be asked for."""
+
+    def spent(keep):
+        return tokens_per_layer(METHODS["v2drop"].schedule(keep, 576, 32), 576, 32)
+
+    found = exchange(LLAVA, 576, 57, operations=4e12, tokens_of=spent)
+    more = exchange(LLAVA, 576, 57, keep=found.keep + 1, tokens_of=spent)
+    assert found.operations <= 4e12 < more.operations
+    with pytest.raises(Infeasible):
+        spent(1)
+    with pytest.raises(ValueError, match="the least there is, already costs"):
+        exchange(LLAVA, 576, 57, mean_tokens=1, tokens_of=spent)
+
+
 def test_errors_name_what_is_allowed():
     with pytest.raises(ValueError, match="convention='tflops': choose one of macs_fastv, macs"):
         prefill(LLAVA, [1], 1, convention="tflops")
@@ -265,7 +284,7 @@ def test_errors_name_what_is_allowed():
         exchange(LLAVA, 576, 57)
     with pytest.raises(ValueError, match="got keep, operations"):
         exchange(LLAVA, 576, 57, keep=3, operations=1.0)
-    with pytest.raises(ValueError, match="mean_tokens=20: one kept token already costs 54.9"):
+    with pytest.raises(ValueError, match="mean_tokens=20: keep=1, the least.*costs 54.9"):
         exchange(LLAVA, 576, 57, mean_tokens=20)
     with pytest.raises(ValueError, match="method='magic': scoring costs are known for qvid"):
         scoring(LLAVA, "magic", 576)

@@ -17,14 +17,18 @@ LEVELS = {
     1.3: "rules_encoder selection_encoder selection_in_llm merging pooling",
     1.6: "methods_encoder",
     2: "methods evidence tower text_tower tower_site work",
-    2.3: "stages",
+    2.3: "stages costs",
+    2.5: "comparison catalogue",
     2.6: "pictures",
     3: "pruning",
     4: "models tiny",
-    5: "benchmarks grid measure",
-    6: "runner",
-    7: "lmms figures regenerate distributed video",
-    8: "command figures_video",
+    5: "benchmarks grid",
+    5.5: "cells measure",
+    6: "runner views",
+    6.5: "dry_run figures",
+    7: "lmms regenerate image_alone ten_minutes distributed lmms_local figures_benchmarks video",
+    7.5: "figures_methods figures_cost figures_explorer figures_video",
+    8: "command explorer",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
@@ -32,7 +36,7 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(
 NEVER_TRANSFORMERS = [
     *["vocabulary", "linalg", "rules", "selection", "schedules", "shortening", "pooling"],
     *["methods", "results", "flops", "figures", "clustering", "budgets", "selection_in_llm"],
-    *["rules_encoder", "selection_encoder", "merging", "methods_encoder"],
+    *["rules_encoder", "selection_encoder", "merging", "methods_encoder", "costs", "figures_cost"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision", "pycocoevalcap"}
 

@@ -356,3 +356,35 @@ def test_empty_or_integer_matrices_are_refused():
         leverage(torch.zeros(7), 2)
     with pytest.raises(TypeError, match="torch.int64: give floating-point numbers"):
         leverage(torch.ones(2, 3, dtype=torch.long), 2)
+
+
+# --- every mode votes: the projector without an eigenvalue problem ------------------------------
+
+
+def graded(decades, heads=3, rows=8, columns=60, seed=0):
+    """Singular values from 1 down by so many decades."""
+    noise = torch.Generator().manual_seed(seed)
+    left = torch.linalg.qr(torch.randn(heads, rows, rows, generator=noise).double()).Q
+    right = torch.linalg.qr(torch.randn(heads, columns, rows, generator=noise).double()).Q
+    return left @ (torch.logspace(0, -decades, rows).double()[:, None] * right.mT)
+
+
+@pytest.mark.parametrize("decades", [0, 1, 2, 3, 3.4, 3.6, 4, 5])
+def test_all_modes_are_right_on_both_sides_of_the_change(decades):
+    M = graded(decades)
+    truth = torch.linalg.svd(M, full_matrices=False).Vh.square().sum(1)
+    assert (leverage(M, 8) - truth).abs().max() < 1e-6
+    assert (leverage(M, 99) - truth).abs().max() < 1e-6
+    assert leverage(M, 8).sum(-1).tolist() == pytest.approx([8] * 3, abs=1e-6)
+
+
+def test_eigenvalues_are_for_what_needs_them(monkeypatch):
+    asked, solve = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda G: asked.append(len(G)) or solve(G))
+    leverage(graded(3), 8)
+    assert not asked
+    repeated = graded(1)
+    repeated[1, 3] = repeated[1, 5]
+    assert leverage(repeated, 8).sum(-1).tolist() == pytest.approx([8, 7, 8])
+    leverage(graded(4), 8), leverage(graded(3), 7), leverage(graded(3), 0.9)
+    assert asked == [3, 3, 3, 3]

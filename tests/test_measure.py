@@ -1,14 +1,28 @@
 """Side-by-side measuring: bookkeeping under a clock of our own, small models, the command."""
 
+import time
+
 import pytest
 import torch
 from twins import twin
 
-from qvid_utils import pruning
+from qvid_utils import flops, pruning
 from qvid_utils.families import family_of
+from qvid_utils.measure import grids
 from qvid_utils.measure.__main__ import main
-from qvid_utils.measure.cells import Cell, Run, cells_of, compute, infeasible, measure, run
-from qvid_utils.measure.rounds import interleaved, paired, peak_bytes, spread
+from qvid_utils.measure.cells import (
+    Cell,
+    Run,
+    cells_of,
+    compute,
+    infeasible,
+    measure,
+    run,
+    where_run,
+)  # fmt: skip
+from qvid_utils.measure.grids import beside_single_runs, least
+from qvid_utils.measure.parts import PARTS, parts
+from qvid_utils.measure.rounds import clock_of, interleaved, paired, peak_bytes, spread
 from qvid_utils.measure.scores import compare
 from qvid_utils.measure.workloads import config_of, make, prompt_for
 from qvid_utils.results import read
@@ -253,3 +267,66 @@ def test_the_command_refuses_in_a_sentence(arguments, sentence, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.startswith("measure: ") and said.count("\n") == 1
+
+
+# --- parts, grids, the processor's clock --------------------------------------------------------
+
+
+def test_parts_add_up_to_the_answer(small):
+    model, prompt = small
+    cells = cells_of(["full", "qvid", "fastv"], [5])
+    found = parts(model, prompt, cells, name="small", tokens=3, rounds=1, clock=ticks())
+    value = found.set_index(["method", "metric"]).value
+    # ticks: 0 start, 1 of the run, 2 the language model (3 the run's own), 4 the door, two for the
+    # score of each row, then out of the language model, the first token, two more tokens
+    names = list(PARTS)
+    assert [value["full", name] for name in names] == [2000, 2000, 0, 1000, 2000]
+    for name in ("qvid", "fastv"):
+        assert [value[name, part] for part in names] == [2000, 2000, 2000, 3000, 2000]
+    assert set(found.layer.dropna()) == {1} and found.unit.unique() == ["ms"]
+    with pytest.raises(ValueError, match="v2drop 9: parts are told for methods that cut once"):
+        parts(model, prompt, cells_of(["v2drop"], [9]), name="small")
+
+
+def test_a_grid_is_measured_beside_the_same_answers(small):
+    model, prompt = small
+    found = beside_single_runs(
+        model, prompt, ["qvid", "column_norm"], [3, 5], [2, 4], name="small", rounds=1
+    )
+    assert found.groupby("layer").metric.nunique().tolist() == [6, 6]
+    ratio = found.pivot(index="layer", columns="metric", values="value")
+    assert (ratio["grid_cost"] * ratio["single"]).to_numpy() == pytest.approx(ratio["grid"])
+    # least: two layers shared of eight, then four: by hand from the operations
+    n, text, config = prompt.n_visual, prompt.n_text, model.config
+    own = sum(flops.prefill(config, [k] * 4, text).total for k in (3, 5))
+    once = flops.prefill(config, [n] * 4, text, blocks=prompt.blocks, logits=0).total
+    want = (once + 2 * own) / (2 * (own + 2 * once))
+    assert least(config, prompt, 4, [3, 5], 2) == pytest.approx(want)
+
+
+def test_a_grid_that_answers_otherwise_is_an_error(small, monkeypatch):
+    model, prompt = small
+    monkeypatch.setattr(grids, "_gridded", lambda *_: [torch.zeros(2, 2, dtype=torch.long)] * 2)
+    with pytest.raises(RuntimeError, match="the grid answers .* is the answer alone"):
+        beside_single_runs(model, prompt, ["qvid"], [3, 5], [2], name="small", rounds=1)
+
+
+def test_the_processors_clock():
+    clock = clock_of("cpu", cpu_time=True)
+    began = clock()
+    time.sleep(0.2)
+    assert clock() - began < 0.1
+    assert "processor seconds" in where_run(torch.device("cpu"), clock)["source"]
+    assert "processor seconds" not in where_run(torch.device("cpu"), clock_of("cpu"))["source"]
+    with pytest.raises(ValueError, match="the work is done on cuda; leave it out"):
+        clock_of("cuda", cpu_time=True)
+
+
+@pytest.mark.parametrize("first", ["parts", "grid"])
+def test_the_other_commands_print_and_store(first, tmp_path, capsys):
+    more = {"parts": ["--methods", "full,qvid", "--tokens", "2"], "grid": ["--cut", "1,6"]}[first]
+    told = [first, "--model", "tiny/llava", "--keep", "16", "--words", "12", "--questions", "6"]
+    assert main([*told, *more, "--rounds", "1", "--out", str(tmp_path / "t.csv")]) == 0
+    assert {"parts": "below", "grid": "least_cost"}[first] in capsys.readouterr().out
+    back = read(tmp_path / "t.csv")
+    assert set(back.table) == {first} and back.source.str.startswith("measured (torch").all()

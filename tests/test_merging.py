@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import places, recording, relayed
-from twins import BOTH, DOTS, QWEN, STAR, TALK, ask, cases, twin
+from twins import BOTH, DOTS, ELSEWHERE, QWEN, STAR, TALK, ask, cases, twin
 
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
@@ -22,16 +22,14 @@ LAYERS = 8
 FULL = pytest.mark.full
 built = functools.cache(twin)
 
-# What changes the vision tower is held to a tower written out by hand (test_tower_site.py), and
-# what needs CLIP's text tower to CLIP itself (test_text_tower.py).
 NAMES = [
     name
     for name, m in METHODS.items()
-    if (m.merges or m.positions != "original")
-    and not (m.encode or {"clip_text", "filled"} & {*m.rule.sees})
+    if (m.merges or m.positions != "original") and name not in ELSEWHERE
 ]
 NEED_CLASS = {"cls_row", "last_cls_row"}
-# One of each kind of writing runs everywhere; the rest on LLaVA, and everywhere if asked.
+# One of each kind of writing runs everywhere; the rest on LLaVA with one kernel, and everywhere if
+# asked.
 EVERYWHERE = ("sparsevlm", "sparsevlm_in_place", "visionzip", "visionzip_received", "divprune")
 
 
@@ -51,10 +49,14 @@ def small(name, family):
     return replace(chosen, schedule=stages) if isinstance(chosen.schedule, Staged) else chosen
 
 
+def usual(family, name, kernel, case):
+    return name in EVERYWHERE or (family, kernel) == ("llava", "sdpa")
+
+
 cells = pytest.mark.parametrize(
     ("family", "name", "kernel", "case"),
     [
-        pytest.param(*cell, marks=[] if family == "llava" or cell[1] in EVERYWHERE else FULL)
+        pytest.param(*cell, marks=[] if usual(*cell) else FULL)
         for family in sorted(FAMILIES)
         for cell in itertools.product([family], NAMES, KERNELS, cases(family))
         if carried(cell[1], family)
@@ -111,7 +113,7 @@ def test_the_oracle_sees_what_is_merged_and_where():
 
 
 @pytest.mark.parametrize("family", QWEN)
-@pytest.mark.parametrize("name", [name for name in NAMES if not carried(name, "qwen2_vl")])
+@pytest.mark.parametrize("name", [n for n in NAMES if METHODS[n].positions == "contiguous"])
 def test_what_a_family_cannot_renumber_says_so(family, name):
     model = built(family)
     with (

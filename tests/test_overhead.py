@@ -56,9 +56,10 @@ def test_no_layer_waits_for_the_device(family, prompts, method, more):
             ours = prefill_and_step(model, inputs)
         added.append([b[1] - a[1] for a, b in zip(plain, ours, strict=True)])
         steps = ours[1][0] - plain[1][0]
-        assert steps <= (40 if len(prompts) > 1 else 8)  # a mask for the padded, else next to none
+        # for the padded a mask, and a look at a key of each row to know it again; else next to none
+        assert steps <= (50 if len(prompts) > 1 else 8)
     assert added[0] == added[1]  # twice the layers, no more waiting
-    assert added[0][0] <= 16 * len(prompts) + 4 and added[0][1] <= 2
+    assert added[0][0] <= 16 * len(prompts) + 4 and added[0][1] <= 1 + len(prompts)
 
 
 @pytest.mark.parametrize("method, more", METHODS)

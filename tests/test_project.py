@@ -72,10 +72,22 @@ def test_conda_installs_this_package_editable_under_the_same_constraints():
 
 
 def test_every_line_of_the_conda_file_says_what_it_is_for():
-    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    entries = [line for line in text.splitlines() if line.lstrip().startswith("- ")]
+    files = (ROOT / "environment.yml", ROOT / ".binder" / "environment.yml")
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    entries = [line for line in lines if line.lstrip().startswith("- ")]
     entries = [line for line in entries if line.strip() != "- pip:"]
     assert [line for line in entries if " # " not in line] == []
+
+
+def test_binder_has_the_same_versions_and_the_lab():
+    text = (ROOT / ".binder" / "environment.yml").read_text(encoding="utf-8")
+    own = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^  - (python|pytorch-cpu)=([\d.]+)", text, flags=re.MULTILINE))
+    assert listed["pytorch-cpu"] == str(PINS["torch"].specifier)[2:]
+    assert f"- python={listed['python']} " in own
+    after = ROOT / ".binder" / "postBuild"
+    assert after.stat().st_mode & 0o111, "not executable"
+    assert '-c constraints.txt -e ".[lab]"' in after.read_text(encoding="utf-8")
 
 
 def test_pre_commit_has_the_pinned_ruff():

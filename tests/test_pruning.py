@@ -17,6 +17,7 @@ from twins import (
     BOTH,
     CASES,
     DOTS,
+    ELSEWHERE,
     FILM,
     FILMS,
     MIXED,
@@ -42,9 +43,6 @@ KERNELS = ("sdpa", "eager")
 KEEP = 7
 EXACT = 1e-5  # logits of about 1 in float32; in float64 the oracle holds to 1e-13, see below
 LAYERS = 8
-# They merge tokens, or need a text tower that the twins lack: their oracles are in test_tower_site,
-# test_text_tower and test_pooling.
-ELSEWHERE = {"tome", "downsampling", "pooling", "trim", "cdpruner"}
 FULL = pytest.mark.full
 
 built = functools.cache(twin)
@@ -53,19 +51,24 @@ families = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 # Where tokens are merged or put in another order, dropping is more than hiding; the methods that
 # see a class token are carried by towers that have one. More of both in test_encoder_methods.py.
-HIDING = [name for name, entry in METHODS.items() if not entry.merges]
+HIDING = [name for name, m in METHODS.items() if not m.merges and name not in ELSEWHERE]
 NEED_CLASS = [name for name, entry in METHODS.items() if "cls_row" in entry.rule.sees]
-# One method for each way of reading the stream; the rest runs on LLaVA, and everywhere if asked.
+# One method for each way of reading the stream; the rest runs on LLaVA with one kernel, and
+# everywhere if asked.
 EVERYWHERE = ("qvid", "fastv", "v2drop", "last_attention")
 # Renumbered positions, which a family with several axes does not carry, under an order of its own.
 ONE_AXIS = tuple(name for name, m in METHODS.items() if getattr(m.select, "reorders", False))
+
+
+def usual(family, name, kernel, case):
+    return name in EVERYWHERE or (family, kernel) == ("llava", "sdpa")
 
 
 def cells(names):
     return pytest.mark.parametrize(
         ("family", "name", "kernel", "case"),
         [
-            pytest.param(*cell, marks=[] if cell[0] == "llava" or cell[1] in EVERYWHERE else FULL)
+            pytest.param(*cell, marks=[] if usual(*cell) else FULL)
             for family in sorted(FAMILIES)
             for cell in itertools.product([family], names, KERNELS, cases(family))
             if family not in QWEN or cell[1] not in ONE_AXIS
@@ -75,9 +78,9 @@ def cells(names):
 
 
 # What merges at the door has its own tests: its extra tokens are there even where all are kept.
-every = cells([n for n in HIDING if n not in ELSEWHERE] + ["sparsevlm", "sparsevlm_in_place"])
+every = cells([*HIDING, "sparsevlm", "sparsevlm_in_place"])
 # What merges is no longer a choice among tokens: test_merging.py has its oracle.
-hiding = cells([n for n in HIDING if n not in ELSEWHERE])
+hiding = cells(HIDING)
 each_case = pytest.mark.parametrize(
     ("family", "kernel", "case"),
     [
@@ -151,7 +154,9 @@ def test_keeping_everything_changes_no_bit(family, name, kernel, case):
     model = built(family, attention=kernel)
     inputs = ask(*cases(family)[case], model_type=family)
     chosen, plain, counted = keeping_all(name, family), generate(model, inputs, 3).sequences, {}
-    if chosen.positions == "contiguous":  # a bare forward counts padding, generate does not
+    if (
+        chosen.positions != "original" and family not in QWEN
+    ):  # a bare forward counts padding, generate does not
         counted = {"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
     logits = model(**inputs, **counted).logits
     with pruned(model, chosen, KEEP) as trace:
@@ -696,7 +701,7 @@ def bare(**changes):
         (("qvid", 3.5), {}, TypeError, "keep=3.5: give a whole number"),
         (("qvid", None), {}, TypeError, "keep=None: give a whole number"),
         (("qvid", True), {}, TypeError, "keep=True"),
-        (("qvid", [4, 2]), {}, ValueError, "2 numbers for a batch of 1 rows"),
+        (("qvid", [4, 2]), {}, ValueError, "2 numbers for a batch of 1 prompts"),
         (("qvid", 7), {"layer": 8}, ValueError, "layer=8: the model has layers 0 to 7"),
         (("qvid", 7), {"layer": -1}, ValueError, "layer=-1"),
         (("qvid", 7), {"layer": 1.0}, TypeError, "layer=1.0"),

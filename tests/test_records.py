@@ -64,7 +64,7 @@ def run(folder, report=None, **how):
                     report("".join(lines))
 
             task.log.append = told
-        answer_all(mine, how.pop("ask", ask), lambda suite: nullcontext(), **how)
+        answer_all(mine, how.pop("ask", ask), lambda suite, coming: nullcontext(), **how)
 
 
 def table(folder):

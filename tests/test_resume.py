@@ -129,11 +129,12 @@ def test_the_command_killed_three_times_ends_with_the_same_table(loaded, tmp_pat
         (["--methods", "qvidd"], "did you mean qvid"),
         (["--suites", "tiny_gqaa"], "did you mean 'tiny_gqa'"),
         (["--keeps", "16"], "--keeps goes with --methods"),
-        (["--profile", "paper"], "reads none of these six benchmarks yet"),
+        (["--profile", "paper"], "profile='paper' needs llava-hf/llava-1.5-7b-hf, gqa"),
         (["--methods", "random", "--ranks", "4"], "no rank"),
     ],
 )
-def test_bad_options_are_told_before_anything_runs(options, says, capsys, tmp_path):
+def test_bad_options_are_told_before_anything_runs(options, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         command.main([*options, "--out", str(tmp_path)])
     assert stop.value.code == 2 and says in capsys.readouterr().err

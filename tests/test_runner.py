@@ -222,23 +222,25 @@ def test_shared_layers_do_not_nest_and_leave_nothing(loaded):
 # ---------------------------------------------------------------- cells, profiles, storage
 
 
-def test_every_rule_is_among_the_scoring_cells():
-    methods = {cell.labels["method"] for cell in runner.scoring_cells()}
+def test_every_rule_is_among_the_scoring_cells(loaded):
+    methods = {cell.labels["method"] for cell in runner.scoring_cells(loaded[0].config)}
     used = {METHODS[name].rule.name for name in methods if name in METHODS} | methods
     assert set(METHODS) <= methods and set(RULES) <= used
 
 
-def test_the_stored_cells_are_different_and_hold_both_notebooks():
-    names = [tuple(cell.labels.values()) for cell in runner.stored_cells(12)]
+def test_the_stored_cells_are_different_and_hold_both_notebooks(loaded):
+    cells = runner.stored_cells(loaded[0].config)
+    names = [tuple(cell.labels.values()) for cell in cells]
     assert len(set(names)) == len(names)
-    layers = {cell.layer for cell in runner.stored_cells(12) if cell.method == "qvid"}
+    layers = {cell.layer for cell in cells if cell.method == "qvid"}
     assert layers == {None, 0, *range(2, 12)}
 
 
-def test_profiles(loaded):
+def test_profiles(loaded, monkeypatch, tmp_path):
     model, _, suites = runner.setting("tiny")
     assert len(suites) == 6 and model.config.image_seq_length == 144
-    with pytest.raises(Unavailable, match="reads none of these six benchmarks yet"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Unavailable, match="profile='paper' needs llava-hf/llava-1.5-7b-hf, gqa"):
         runner.setting("paper")
     with pytest.raises(ValueError, match="must be one of tiny, paper"):
         runner.setting("large")

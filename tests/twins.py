@@ -15,6 +15,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from qvid_utils.families import FAMILIES, remember
 from qvid_utils.families.processors import image_only
 
+# Methods whose oracles stand in files of their own: test_tower_site, test_text_tower, test_pooling.
+ELSEWHERE = ("tome", "downsampling", "pooling", "trim", "cdpruner")
 WITH_VIDEO = ("video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
 QWEN = ("qwen2_vl", "qwen2_5_vl")
 

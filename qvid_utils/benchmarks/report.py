@@ -26,6 +26,8 @@ POINTS = ("points", "perception", "cognition")  # MME counts points, all else is
 #: The two halves of MME, where a table prints them apart.
 HALVES = {"perception": "MME-P", "cognition": "MME-C"}
 MME = ("mme", "mme_published")
+#: What records without such columns come from; `evaluate` adds them for any other run.
+RUN = {"model": "tiny/llava", "device": "cpu", "dtype": "float32"}
 SAYS = 15.0  # accuracy points that chance must cost at a ninth of the tokens, or a suite is mute
 NINTH = 9
 
@@ -70,18 +72,23 @@ def summary(
 
 def _row(labels: dict, part: pd.DataFrame, table: str, seed: int) -> dict:
     labels = {k: None if pd.isna(v) else v for k, v in labels.items()}
+    run = {name: part[name].unique() if name in part else [usual] for name, usual in RUN.items()}
+    several = {name: sorted(map(str, found)) for name, found in run.items() if len(found) > 1}
+    if several:
+        raise ValueError(f"records of several runs, {several}: summarise one at a time")
     if labels["method"] == FULL:
         labels["keep"] = round(part["mean_tokens"].mean())
-    return labels | {
-        "table": table,
-        "model": "tiny/llava",
-        "mean_tokens": round(part["mean_tokens"].mean(), 6),
-        "n": len(part),
-        "seed": seed,
-        "device": "cpu",
-        "dtype": "float32",
-        "source": "measured",
-    }
+    return (
+        labels
+        | {
+            "table": table,
+            "mean_tokens": round(part["mean_tokens"].mean(), 6),
+            "n": len(part),
+            "seed": seed,
+            "source": "measured",
+        }
+        | {name: found[0] for name, found in run.items()}
+    )
 
 
 def headlines(suites: Sequence[Suite], halves: bool = False) -> list[tuple[str, str, str]]:
@@ -112,6 +119,22 @@ def normalised(
     One row per cell, as `results.normalised` gives it. The error, to first order, knows that the
     unpruned model answers the same questions, and that suites share pictures.
     """
+    rows = []
+    for labels, part, value, pull in shares(records, suites, halves=halves):
+        row = _row(labels, part, table, seed)
+        rows.append(row | {"benchmark": AVERAGE, "metric": "normalised", "unit": "%",
+                           "value": value, "stderr": error_of(pull)})  # fmt: skip
+    return results.tidy(pd.DataFrame(rows))
+
+
+def shares(
+    records: pd.DataFrame, suites: Sequence[Suite], *, halves: bool = False
+) -> Iterator[tuple[dict, pd.DataFrame, float, pd.Series]]:
+    """(cell, its records, its Avg, what each picture adds to the error of this Avg), cell by cell.
+
+    The last is to first order, and knows the unpruned model's own error: the error of Avg, or of
+    the difference of two of them, is `error_of` it, or of their difference.
+    """
     columns = headlines(suites, halves)
     cells: dict[tuple, tuple[dict, list, dict[str, Metrics]]] = {}
     for labels, suite, part, found in _measured(records, suites):
@@ -121,39 +144,35 @@ def normalised(
     full = next((mine for labels, _, mine in cells.values() if labels["method"] == FULL), None)
     if full is None:
         raise ValueError(f"no records of method '{FULL}': nothing to take a share of")
-    rows = []
     for labels, parts, mine in cells.values():
-        shares, pull = [], pd.Series(dtype=float)
+        found, pull = [], pd.Series(dtype=float)
         for name, metric, benchmark in columns:
             if metric not in mine[name]:
                 raise ValueError(f"no question of {benchmark} was asked: ask more of {name}")
             (value, own), (whole, its) = mine[name][metric], full[name][metric]
             if whole <= 0:
                 raise ValueError(f"the full model scores 0 on {benchmark}: nothing to normalise by")
-            shares.append(100 * value / whole)
+            found.append(100 * value / whole)
             change = 100 / whole * (own - value / whole * its) / len(columns)
             pull = pull.add(change, fill_value=0.0)
-        row = _row(labels, pd.concat(parts), table, seed)
-        rows.append(row | {"benchmark": AVERAGE, "metric": "normalised", "unit": "%",
-                           "value": float(np.mean(shares)), "stderr": error_of(pull)})  # fmt: skip
-    return results.tidy(pd.DataFrame(rows))
+        yield labels, pd.concat(parts), float(np.mean(found)), pull
 
 
 @counted()
 def beside(
     records: pd.DataFrame,
     suites: Sequence[Suite],
-    table: int | str,
+    table: int | str | pd.DataFrame,
     live: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """`results.beside_paper` over the benchmarks that both sides have, Avg with its error.
 
-    The paper's Avg is the printed one where we have all of its benchmarks, else it is taken anew
-    over the common ones. live: records of a run on fewer questions; its values follow in columns
-    of their own, named live. Records may hold several variants only where the table tells them
-    apart (rank, layer): filter before.
+    The paper's Avg is the printed one where it has one and we have all of its benchmarks, else it
+    is taken anew over the common ones. table: its name, or such a frame. live: records of a run on
+    fewer questions; its values follow in columns of their own, named live. Records may hold several
+    variants only where the table tells them apart (rank, layer): filter before.
     """
-    theirs = results.paper(table)
+    theirs = table if isinstance(table, pd.DataFrame) else results.paper(table)
     printed = [b for b in dict.fromkeys(theirs["benchmark"]) if b != AVERAGE]
     halves = HALVES["perception"] in printed
     wanted = [suite for suite in suites if _prints(suite, printed)]
@@ -161,7 +180,7 @@ def beside(
     rows = theirs[theirs["benchmark"].isin(common)]
     label = AVERAGE if len(common) == len(printed) else f"{AVERAGE} over common"
     average = theirs[theirs["benchmark"] == AVERAGE] if label == AVERAGE else None
-    average = results.normalised(rows) if average is None else average
+    average = results.normalised(rows) if average is None or average.empty else average
     rows = pd.concat([rows, average.assign(benchmark=label)])
     sides = [
         results.beside_paper(_printed(each, wanted, halves, label), rows)
@@ -188,7 +207,9 @@ def _printed(
     parts = []
     for name, metric, benchmark in headlines(suites, halves):
         rows = long[(long["benchmark"] == name) & (long["metric"] == metric)]
-        parts.append(rows.replace({"benchmark": {name: benchmark}}) if metric in HALVES else rows)
+        if metric in HALVES or name not in results.PAPER_BENCHMARKS:
+            rows = rows.replace({"benchmark": {name: benchmark}})
+        parts.append(rows)
     average = normalised(records, suites, halves=halves).assign(benchmark=label)
     return pd.concat([*parts, average], ignore_index=True)
 

@@ -8,6 +8,8 @@ import pandas as pd
 from ..paths import DATA
 from ..results import PAPER_BENCHMARKS
 from .base import Suite
+from .paper_profile import place
+from .published import BENCHMARKS, published
 
 METRICS = {
     "tiny_gqa": "accuracy",
@@ -22,7 +24,10 @@ TINY = tuple(METRICS)
 
 @cache
 def suite(name: str) -> Suite:
-    """An embedded suite by name, read from data/tiny/suites. ValueError for an unknown name."""
+    """An embedded suite by name, read from data/tiny/suites, or a published benchmark (see
+    `published`) in the words of LLaVA. ValueError for an unknown name."""
+    if name in BENCHMARKS:
+        return published(name, place(name))
     if name not in METRICS:
         near = difflib.get_close_matches(name, TINY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."

@@ -1,8 +1,10 @@
-"""Measure models, or the score alone, from the command line.
+"""Measure models, the score alone, the parts of an answer or a grid, from the command line.
 
     python -m qvid_utils.measure --model llava-1.5-7b --methods full,qvid,qvid:two_pass,v2drop \\
         --keep 192,128,64 --lengths 1,64 --out runs/efficiency.csv
     python -m qvid_utils.measure scores
+    python -m qvid_utils.measure parts --model llava-1.5-7b --divide 8 --methods full,qvid
+    python -m qvid_utils.measure grid --model tiny/llava --keep 48,32,16 --cut 1,3,6
 """
 
 import argparse
@@ -16,8 +18,11 @@ import torch
 from ..families import Unavailable
 from ..models import LoadError, load
 from ..results import write
-from .cells import Cell, cells_of, infeasible, measure
-from .scores import compare
+from .cells import Cell, cells_of, infeasible, measure, where_run
+from .grids import beside_single_runs
+from .parts import PARTS, parts
+from .rounds import clock_of
+from .scores import as_results, compare
 from .workloads import NAMES, config_of, make, prompt_for
 
 METHODS = "full,qvid,qvid:two_pass,v2drop,fastv"
@@ -28,7 +33,8 @@ SHOWN = ("first_token", "prefill", "decode", "scoring", "speedup_first_token")
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _scores(argv[1:]) if argv[:1] == ["scores"] else _models(argv)
+        other = {"scores": _scores, "parts": _parts, "grid": _grid}.get(argv[0] if argv else "")
+        return _models(argv) if other is None else other(argv[1:])
     except (ValueError, TypeError, LoadError, Unavailable) as error:
         print(f"measure: {error}", file=sys.stderr)
         return 2
@@ -46,18 +52,19 @@ def _common(about: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
     parser.add_argument("--rounds", type=int, default=5)
+    busy = "count the processor's seconds, not the wall's: one thread on a busy machine"
+    parser.add_argument("--cpu-time", action="store_true", help=busy)
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="store the results there")
     return parser
 
 
-def _models(argv: Sequence[str]) -> int:
-    parser = _common("Time methods side by side; `scores` as the first word times the score alone.")
+def _with_model(about: str) -> argparse.ArgumentParser:
+    parser = _common(about)
     known = ", ".join(NAMES)
     where = f"{known} (random weights), tiny/llava, a folder or hub id"
     parser.add_argument("--model", required=True, help=where)
     parser.add_argument("--methods", default=METHODS, help=f"default: {METHODS}")
     parser.add_argument("--keep", type=_numbers, default=[192, 128, 64, 32, 16])
-    parser.add_argument("--lengths", type=_numbers, default=[1, 16], help="tokens of the answer")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--words", type=int, default=57, help="text tokens of the prompt")
     parser.add_argument("--questions", type=int, default=40, help="of these, the question's")
@@ -66,25 +73,71 @@ def _models(argv: Sequence[str]) -> int:
     parser.add_argument("--divide", type=int, default=1, metavar="N", help=narrower)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--attention", default="sdpa")
-    chosen = parser.parse_args(argv)
+    return parser
+
+
+def _ready(chosen: argparse.Namespace):
     torch.set_num_threads(chosen.threads)
-    cells = cells_of(chosen.methods.split(","), chosen.keep)
     name, model = _model(chosen)
     prompt = prompt_for(model, chosen.words, chosen.questions, chosen.batch)
+    return name, model, prompt, clock_of(chosen.device, chosen.cpu_time)
+
+
+def _stored(found: pd.DataFrame, chosen: argparse.Namespace) -> int:
+    if chosen.out is not None:
+        print(write(found, chosen.out))
+    return 0
+
+
+def _parts(argv: Sequence[str]) -> int:
+    parser = _with_model("Time the parts of an answer, for methods that cut once.")
+    parser.add_argument("--tokens", type=int, default=16, help="of the answer")
+    chosen = parser.parse_args(argv)
+    cells = cells_of(chosen.methods.split(","), chosen.keep)
+    name, model, prompt, clock = _ready(chosen)
+    more = {"tokens": chosen.tokens, "rounds": chosen.rounds, "clock": clock}
+    found = parts(model, prompt, cells, name=name, **more)
+    print(found.source.iloc[0])
+    shown = found[found.metric.isin(PARTS)]
+    table = shown.pivot(index=["method", "keep"], columns="metric", values="value")
+    print(table[list(PARTS)].round(2).to_string())
+    return _stored(found, chosen)
+
+
+def _grid(argv: Sequence[str]) -> int:
+    parser = _with_model("Time a grid of rules and keeps in one pass beside its single runs.")
+    parser.set_defaults(methods="qvid,column_norm,fastv,variation", keep=[192, 128, 64], rounds=3)
+    parser.add_argument("--cut", type=_numbers, default=[3], help="layers, a grid at each")
+    parser.add_argument("--tokens", type=int, default=2, help="of the answer")
+    chosen = parser.parse_args(argv)
+    name, model, prompt, clock = _ready(chosen)
+    more = {"tokens": chosen.tokens, "rounds": chosen.rounds, "clock": clock}
+    methods = chosen.methods.split(",")
+    found = beside_single_runs(model, prompt, methods, chosen.keep, chosen.cut, name=name, **more)
+    print(found.source.iloc[0])
+    table = found.pivot(index=["variant", "layer"], columns="metric", values="value")
+    print(table.round(3).to_string())
+    return _stored(found, chosen)
+
+
+def _models(argv: Sequence[str]) -> int:
+    parser = _with_model("Time methods side by side; other first words: scores, parts, grid.")
+    parser.add_argument("--lengths", type=_numbers, default=[1, 16], help="tokens of the answer")
+    chosen = parser.parse_args(argv)
+    cells = cells_of(chosen.methods.split(","), chosen.keep)
+    name, model, prompt, clock = _ready(chosen)
     floors = infeasible(model, cells, prompt.n_visual)
     for cell, reason in floors.items():
         print(f"infeasible: {cell.key}: {reason}")
     left: list[Cell] = [cell for cell in cells if cell not in floors]
-    more = {"lengths": chosen.lengths, "rounds": chosen.rounds}
+    more = {"lengths": chosen.lengths, "rounds": chosen.rounds, "clock": clock}
     found = measure(model, prompt, left, name=name, **more)
     print(found.source.iloc[0])
     shown = found[found.metric.isin([*SHOWN, "kv_cache", "peak_memory", "compute"])]
     columns = ["method", "variant", "keep"]
     table = shown.pivot(index=columns, columns="metric", values="value")
     print(table.sort_index(level="keep", ascending=False).round(3).to_string())
-    if chosen.out is not None:
-        print(write(found, chosen.out))
-    return 0
+    return _stored(found, chosen)
 
 
 def _model(chosen: argparse.Namespace):
@@ -113,14 +166,12 @@ def _scores(argv: Sequence[str]) -> int:
     torch.set_num_threads(chosen.threads)
     shapes = [(q, v) for q in chosen.queries for v in chosen.visual]
     more = {"heads": chosen.heads, "rank": chosen.rank, "rounds": chosen.rounds}
+    more["clock"] = clock_of(chosen.device, chosen.cpu_time)
     table = pd.DataFrame(compare(shapes, device=chosen.device, **more))
     show = {"error": "{:.1e}".format, **dict.fromkeys(table.columns[2:-1], "{:.2f}".format)}
     print(table.to_string(index=False, formatters=show))
-    if chosen.out is not None:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(chosen.out, index=False)
-        print(chosen.out)
-    return 0
+    where = where_run(torch.device(chosen.device), more["clock"])
+    return _stored(as_results(table, chosen.heads, chosen.rank, chosen.rounds, where), chosen)
 
 
 if __name__ == "__main__":

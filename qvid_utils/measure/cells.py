@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from time import process_time
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from .. import flops, pruning
+from ..costs import KNOWN
 from ..families import family_of
 from ..methods import Method, method
 from ..pruning import Trace, pruned
@@ -22,14 +24,20 @@ from ..schedules import Infeasible, tokens_per_layer
 from .rounds import clock_of, interleaved, paired, peak_bytes, spread
 from .workloads import Prompt
 
-__all__ = ["FULL", "Cell", "Run", "cells_of", "compute", "infeasible", "measure", "run", "setting"]
+__all__ = [
+    "FULL",
+    "Cell",
+    "Run",
+    "cells_of",
+    "compute",
+    "infeasible",
+    "measure",
+    "run",
+    "setting",
+    "where_run",
+]
 
 FULL = "full"
-#: rule -> the score whose operations `flops.scoring` knows
-_COSTS = {
-    "qvid": "qvid", "per_head_max": "qvid", "leverage_qr": "qvid_qr", "column_norm": "column_norm",
-    "previous_attention": "last_row", "last_attention": "last_row", "variation": "variation",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ def compute(config: Any, prompt: Prompt, cell: Cell) -> flops.Cost:
         visual = tokens_per_layer(cuts, n, depth)
         if cell.method.reading == "two_pass" and cuts[0].layer:
             visual = flops.two_pass(n, cuts[0].keep, cuts[0].layer, depth)
-        known = _COSTS.get(cell.method.rule.name)
+        known = KNOWN.get(cell.method.rule.name)
         counts = [n, *(cut.keep for cut in cuts)][: len(cuts)]
         about = (int(prompt.query.sum()), cell.method.params.get("rank", 16))
         if known and isinstance(about[1], int):
@@ -212,8 +220,10 @@ def measure(
     device, batch = next(model.parameters()).device, len(prompt.inputs["input_ids"])
     clock, longest = clock or clock_of(device), max(lengths)
 
+    own = clock is process_time  # the engine's seconds are the wall's
+
     def task(cell: Cell) -> Callable[[], Run]:
-        return lambda: run(model, prompt, cell, longest, clock=clock)
+        return lambda: run(model, prompt, cell, longest, clock=clock, exact_score=own)
 
     runs = interleaved({cell.key: task(cell) for cell in cells}, rounds, warm_up)
     if device.type == "cuda":  # elsewhere the score's own seconds are those of the work
@@ -250,7 +260,7 @@ def measure(
             if peak is not None:
                 once["peak_memory"] = (peak / 1e9, "GB")
         rows += _rows(cell, values, once, mean, prompt.n_visual)
-    about = setting(model, batch)
+    about = setting(model, batch, clock)
     weight = next(model.parameters()).dtype
     return tidy(pd.DataFrame(rows).assign(
         table="efficiency", model=name, benchmark="efficiency", seed=0, device=about["device"],
@@ -273,22 +283,26 @@ def _rows(cell: Cell, values: list, once: dict, mean: float | None, n_visual: in
     return rows
 
 
-def setting(model: nn.Module, batch: int = 1) -> dict[str, str]:
-    """Where a measurement was made: the columns device and source."""
+def setting(model: nn.Module, batch: int = 1, clock: Any = None) -> dict[str, str]:
+    """Where and by which clock a model was measured: the columns device and source."""
     import transformers
 
-    device = next(model.parameters()).device
-    threads = torch.get_num_threads()
-    name, more = "cpu", [f"{threads} thread{'s' * (threads > 1)} of {os.cpu_count()}"]
-    if device.type == "cuda":
-        name, more = torch.cuda.get_device_name(device), [f"CUDA {torch.version.cuda}"]
-    else:
-        more.append(platform.machine())
-    if hasattr(os, "getloadavg"):
-        more.append(f"load {os.getloadavg()[0]:.1f}")
     kernel = getattr(model.config, "_attn_implementation", "?")
-    parts = [
-        f"torch {torch.__version__}", f"transformers {transformers.__version__}",
-        kernel, f"batch {batch}", *more, datetime.date.today().isoformat(),
-    ]  # fmt: skip
-    return {"device": name, "source": f"measured ({', '.join(parts)})"}
+    more = [f"transformers {transformers.__version__}", kernel, f"batch {batch}"]
+    return where_run(next(model.parameters()).device, clock, more)
+
+
+def where_run(device: torch.device, clock: Any = None, more: Sequence[str] = ()) -> dict[str, str]:
+    """The same for a measurement without a model."""
+    threads = torch.get_num_threads()
+    name, about = "cpu", [f"{threads} thread{'s' * (threads > 1)} of {os.cpu_count()}"]
+    if device.type == "cuda":
+        name, about = torch.cuda.get_device_name(device), [f"CUDA {torch.version.cuda}"]
+    else:
+        about.append(platform.machine())
+    if hasattr(os, "getloadavg"):
+        about.append(f"load {os.getloadavg()[0]:.1f}")
+    told = ["processor seconds"] * (clock is process_time)
+    parts = [f"torch {torch.__version__}", *more, *about, *told]
+    source = f"measured ({', '.join([*parts, datetime.date.today().isoformat()])})"
+    return {"device": name, "source": source}

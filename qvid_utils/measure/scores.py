@@ -1,13 +1,15 @@
 """The score alone: `linalg.leverage` beside the paper's printed QR + SVD and beside forming M."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+import pandas as pd
 import torch
 
 from ..linalg import leverage, leverage_qr
+from ..results import tidy
 from .rounds import clock_of, interleaved, paired, spread
 
-__all__ = ["compare"]
+__all__ = ["as_results", "compare"]
 
 
 def compare(
@@ -18,6 +20,7 @@ def compare(
     rank: int = 16,
     rounds: int = 9,
     device: str = "cpu",
+    clock: Callable[[], float] | None = None,
 ) -> list[dict[str, float]]:
     """One row for each (N_q, N_v), on M = Q Kᵀ of random float32 Q and K.
 
@@ -25,7 +28,7 @@ def compare(
     printed recipe over ours within a round, median and quartiles; error: largest difference of the
     head-mean score from a float64 SVD. ValueError for fewer than one round.
     """
-    rows, clock = [], clock_of(device)
+    rows, clock = [], clock or clock_of(device)
 
     def timed(task):
         def run() -> float:
@@ -65,3 +68,29 @@ def compare(
             }
         )
     return rows
+
+
+def as_results(
+    table: pd.DataFrame, heads: int, rank: int, rounds: int, where: Mapping[str, str]
+) -> pd.DataFrame:
+    """What `compare` gives, in the schema; where: the columns device and source."""
+    rows = []
+    for row in table.itertuples():
+        about = {"variant": f"N_q={row.n_query}", "keep": row.n_visual, "rank": rank, "n": rounds}
+        for name in ("form", "qr", "leverage"):
+            value = getattr(row, f"{name}_ms")
+            rows.append(
+                {**about, "method": name, "metric": "scoring", "value": value, "unit": "ms"}
+            )
+        for metric, name in (("speedup", "ratio"), ("speedup_q1", "ratio_low"),
+                             ("speedup_q3", "ratio_high")):  # fmt: skip
+            value = getattr(row, name)
+            rows.append(
+                {**about, "method": "leverage", "metric": metric, "value": value, "unit": "x"}
+            )
+        error = {"metric": "error", "value": row.error, "unit": "1"}
+        rows.append({**about, "method": "leverage", **error})
+    return tidy(pd.DataFrame(rows).assign(
+        table="scoring", model=f"{heads} heads of 128, random", benchmark="efficiency", seed=0,
+        dtype="float32", **where,
+    ))  # fmt: skip

@@ -2,7 +2,9 @@
 
 Hub ids, configurations, splits, columns, prompts and answer lengths are those of lmms-eval 0.7.3
 (the harness that the papers' prompts come from), read from its task files. No revision is pinned:
-none was known when this was written, and none is made up; give `revision=` to pin one.
+none was known when this was written, and none is made up; give `revision=` to pin one. `size` is
+the number of questions as the benchmarks' own papers and pages tell it, by our notes: none was
+counted on the files, and nothing but costs and standard errors of the papers' tables rests on it.
 
 `post` is the sentence after the question, per model family; lmms-eval gives the five families here
 the same one everywhere ("default"). A `row` function turns one row of a file into a sample.

@@ -1,0 +1,46 @@
+"""Costs of methods by name: schedules by hand, parts against `flops`."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from twins import twin
+
+from qvid_utils import flops
+from qvid_utils.costs import cost_of, cost_table, tokens_run
+from qvid_utils.measure.cells import cells_of, compute
+from qvid_utils.measure.workloads import prompt_for
+from qvid_utils.schedules import Infeasible
+
+
+def test_tokens_of_each_layer_by_hand():
+    assert tokens_run("full", 16, 16, 4) == [16] * 4
+    # layer 3 of 32 is layer 1 of 8
+    assert tokens_run("qvid", 5, 16, 8) == [16, *[5] * 7]
+    assert tokens_run("qvid", 5, 16, 8, layer=3) == [*[16] * 3, *[5] * 5]
+    assert tokens_run("qvid", 5, 16, 8, reading="two_pass") == [16, *[5] * 8]
+    assert tokens_run("svd_prune", 5, 16, 8, reading="two_pass") == [5] * 8  # no first pass at 0
+    assert len(set(tokens_run("v2drop", 9, 16, 8))) == 4
+    with pytest.raises(Infeasible):
+        tokens_run("v2drop", 1, 16, 8)
+
+
+def test_a_cost_is_that_of_the_measured_prompt():
+    model = twin()
+    prompt = prompt_for(model, words=12, questions=6)
+    for cell in cells_of(["full", "qvid", "v2drop", "fastv", "svd_prune"], [9]):
+        ours = cost_of(model.config, cell.name, cell.keep or 16, 16, 12, 6, blocks=[16])
+        assert ours == compute(model.config, prompt, cell)
+
+
+def test_a_table_takes_each_rows_layer():
+    model = twin()
+    cells = pd.DataFrame({
+        "method": ["full", "qvid", "qvid", "v2drop"], "keep": [16, 5, 5, 9],
+        "layer": pd.array([None, 1, 4, None], dtype="Int64"),
+    })  # fmt: skip
+    found = cost_table(cells, model.config, 16, 12, 6)
+    assert found["gflops"].is_monotonic_increasing is False and len(found) == 4
+    want = [flops.prefill(model.config, [16] * 8, 12).total / 1e9]
+    want += [cost_of(model.config, "qvid", 5, 16, 12, 6, layer=n).total / 1e9 for n in (1, 4)]
+    want.append(cost_of(model.config, "v2drop", 9, 16, 12, 6).total / 1e9)
+    assert np.allclose(found["gflops"], want) and want[1] < want[2] < want[0]
