@@ -28,6 +28,8 @@ from . import results
 from .benchmarks import TINY_VIDEO, Suite, video_suite
 from .benchmarks.base import error_of, metrics, pull_of, value_of
 from .benchmarks.observation import prompts
+from .benchmarks.paper_profile import here, place
+from .benchmarks.published import published
 from .families import FAMILIES, Unavailable, family_of
 from .families.layout import frames_of
 from .methods import METHODS, Method
@@ -51,28 +53,42 @@ COMPARED = (
 )  # fmt: skip
 SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
 EMBEDDED = "tiny/llava_onevision"
+CHECKPOINTS = {  # of each table, and the family whose number of frames is shown
+    "2b": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
+    "12": ("LanguageBind/Video-LLaVA-7B-hf", "video_llava"),
+}
+PUBLISHED = ("mvbench", "videomme")
 
 
-def setting(profile: str) -> tuple[nn.Module, Any, list[Suite]]:
-    """Model, processor and video suites of a profile.
+def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite]]:
+    """Model, processor and video suites of a profile; table: whose checkpoint "paper" takes.
 
-    ValueError for an unknown profile; Unavailable for "paper", whose checkpoints and videos are
-    given to `load` and `benchmarks.published.published` by the reader.
+    ValueError for an unknown profile or table; Unavailable names what is not on this machine.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
+    if table not in CHECKPOINTS:
+        raise ValueError(f"table={table!r}: it must be one of {', '.join(CHECKPOINTS)}")
     if profile == "paper":
-        raise Unavailable(
-            "profile='paper' needs the videos of MVBench and Video-MME: fetch them with `python -m "
-            "qvid_utils.benchmarks fetch`, read them with published(name, folder, family=...), and "
-            "load the checkpoint by its hub id"
-        )
+        return _paper(*CHECKPOINTS[table])
     try:
         return *load(EMBEDDED), [video_suite(name) for name in TINY_VIDEO]
     except LoadError as missing:
         raise Unavailable(
             f"{missing}: train it with `python -m qvid_utils.tiny.train --family llava_onevision`"
         ) from missing
+
+
+def _paper(checkpoint: str, family: str) -> tuple[nn.Module, Any, list[Suite]]:
+    lacking = [name for name in (checkpoint, *PUBLISHED) if not here(name)]
+    if lacking:
+        raise Unavailable(
+            f"profile='paper' needs {', '.join(lacking)}, which are not on this machine: fetch "
+            "them with `python -m qvid_utils.benchmarks fetch` where there is a network, or use "
+            "profile='tiny'"
+        )
+    suites = [published(name, place(name), family=family) for name in PUBLISHED]
+    return *load(place(checkpoint) or checkpoint), suites
 
 
 def takes_videos(model: nn.Module) -> None:

@@ -14,7 +14,15 @@ from qvid_utils.tiny import grow_onevision as grow
 from qvid_utils.tiny.clips import Actor
 
 FAST = replace(
-    grow.Preset(), tower=2, tower_batch=3, language=3, clips=3, questions=2, save=1, open_until=2, bare_until=1
+    grow.Preset(),
+    tower=2,
+    tower_batch=3,
+    language=3,
+    clips=3,
+    questions=2,
+    save=1,
+    open_until=2,
+    bare_until=1,
 )
 
 

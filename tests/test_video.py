@@ -77,13 +77,17 @@ def test_what_is_no_batch_of_videos_is_told(loaded, videos, error, says):
         processor.video_processor(videos)
 
 
-def test_a_model_without_videos_is_told():
+def test_a_model_without_videos_is_told(monkeypatch):
+    monkeypatch.setattr(video, "here", lambda name: False)
     with pytest.raises(ValueError, match=r"LLaVA-1.5 takes no videos; those that do: .*OneVision"):
         video.takes_videos(twin("llava"))
     with pytest.raises(ValueError, match="profile='small'"):
         video.setting("small")
-    with pytest.raises(Unavailable, match="profile='paper' needs the videos of MVBench"):
-        video.setting("paper")
+    with pytest.raises(ValueError, match="table='3': it must be one of 2b, 12"):
+        video.setting("tiny", "3")
+    needs = "profile='paper' needs LanguageBind/Video-LLaVA-7B-hf, mvbench, videomme, which are not"
+    with pytest.raises(Unavailable, match=needs):
+        video.setting("paper", "12")
 
 
 def test_fewer_frames_are_evenly_spaced_over_the_clip():
