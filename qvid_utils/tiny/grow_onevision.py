@@ -39,7 +39,7 @@ EDGE = (world.BOARD - clips.BOARD) // 2  # a frame is the middle of one of the L
 
 LONGEST = 16
 # How many frames a clip has, how often, from which step on: short clips cost little.
-LENGTHS = {0: {4: 1.0}, 250: {4: 0.4, 8: 0.6}, 800: {4: 0.25, 8: 0.45, 16: 0.3}}
+LENGTHS = {0: {4: 1.0}, 350: {4: 0.4, 8: 0.6}, 800: {4: 0.25, 8: 0.45, 16: 0.3}}
 STORIES = (*clips.STORIES, "flashes")
 # What has happened to what a visual token shows: since the first frame, and just now.
 NOW = (None, "as before", *clips.DIRECTIONS, "recoloured", "new", "gone", "appears", "vanishes")
@@ -68,8 +68,8 @@ class Preset:
     clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
-    open_until: int = 350
-    bare_until: int = 700
+    open_until: int = 200
+    bare_until: int = 650
     seen_layer: int = 3
     ground_layer: int = 5
     save: int = 50
@@ -408,7 +408,7 @@ def train_language(
         length = int(rng.choice(list(odds), p=list(odds.values())))
         number = preset.clips * 8 // max(length, 5)
         drawn, frames = clip_batch(rng, number, length)
-        options = rng.random() < (0.2 if step < preset.open_until else 0.7)
+        options = rng.random() < (0.2 if step < preset.open_until else 0.65)
         bare = step < preset.bare_until
         packed = pack(drawn, rng, preset.questions, tok, bool(options), bare)
         there = shown(drawn)
