@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from qvid_utils.paths import DATA
-from qvid_utils.tiny import clips, onevision, train, world
+from qvid_utils.tiny import clips, lessons, onevision, onevision_decoder, train, world
 from qvid_utils.tiny import grow_onevision as grow
 from qvid_utils.tiny.clips import Actor
 
@@ -23,6 +23,7 @@ FAST = replace(
     save=1,
     open_until=2,
     bare_until=1,
+    lessons=1,
 )
 
 
@@ -69,7 +70,9 @@ def test_packed_attention_equals_a_block_mask(generator):
     group = torch.cat([torch.full((prefix,), -1), torch.arange(questions).repeat_interleave(words)])
     mask = torch.ones(len(group), len(group), dtype=torch.bool).tril()
     mask &= (group[:, None] == group) | (group == -1)
-    got, _ = grow.packed_attention(None, q, k, v, None, 0.25, questions=questions, prefix=prefix)
+    got, _ = onevision_decoder.packed_attention(
+        None, q, k, v, None, 0.25, questions=questions, prefix=prefix
+    )
     want = F.scaled_dot_product_attention(q, k, v, mask, scale=0.25)
     assert torch.allclose(got, want.transpose(1, 2), atol=1e-5)
 
@@ -157,6 +160,63 @@ def test_a_frame_is_taught_by_the_middle_of_the_llavas_picture(llava):
     assert torch.allclose(told[1 * 4 + 2], cell, atol=1e-5)
 
 
+# -------------------------------------------------------------------------------------- lessons
+def test_a_lessons_things_lie_in_the_middle():
+    for seed in range(20):
+        things = lessons.scene(np.random.default_rng(seed))
+        spots = [(thing.row, thing.column) for thing in things]
+        assert len(set(spots)) == len(spots) >= 5
+        assert all(1 <= place <= 4 for spot in spots for place in spot)
+
+
+def test_the_llavas_question_in_our_form():
+    words = "Which letter is red ? A. K B. T ASSISTANT: B".split()
+    old = torch.tensor([[[train.WORD[w] for w in words] + [0]]])
+    ids, target, source = lessons.chat(train.Packed(old, old, ["choice"]))
+    ours = "Which letter is red ? A. K B. T <|im_end|> <|im_start|> assistant B".split()
+    assert ids[0, 0].tolist() == [grow.WORD[w] for w in ours] + [0]
+    assert target[0, 0].tolist() == [-100] * 11 + [grow.WORD["B"], grow.WORD["<|im_end|>"], -100]
+    # the turn's last mark and the answer are words of the LLaVA's, too
+    assert source[0, 0].tolist() == [*range(9), -1, -1, 9, 10, -1]
+
+
+def test_a_lessons_thoughts_are_the_llavas_own(llava):
+    rng = np.random.default_rng(3)
+    pixels = train.pixels_of([lessons.scene(rng)], rng)
+    words = "What color is the star ? ASSISTANT: red".split()
+    packed = train.Packed(torch.tensor([[[train.WORD[w] for w in words]] * 2]), None, [])
+    got = lessons.thought(llava, pixels, packed)
+    ids = [train.WORD[w] for w in ("<s>", "USER:")] + [llava.config.image_token_id] * 144
+    ids = torch.tensor([ids + packed.ids[0, 0].tolist()])
+    with torch.no_grad():
+        want = llava(
+            input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids),
+            output_hidden_states=True,
+        ).hidden_states  # fmt: skip
+    assert len(got) == len(want) == 13
+    for mine, theirs in zip(got, want, strict=True):
+        for copy in mine.unflatten(1, (2, -1))[0]:
+            assert torch.allclose(copy, theirs[0, -len(words) :], atol=1e-3)
+    assert llava.model.language_model.config._attn_implementation != "packed"
+
+
+def test_a_lesson_pulls_the_child_to_the_llava(llava, model):
+    """Its loss falls where it is followed, and asks in the LLaVA's words."""
+    optimiser = torch.optim.SGD(model.model.language_model.parameters(), 0.01)
+    losses = []
+    for _ in range(3):
+        with grow.packed_kernels(model):
+            loss, line, hits = lessons.lesson(
+                model, llava, np.random.default_rng(0), 2, torch.device("cpu")
+            )
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[0] > losses[1] > losses[2] and "apart" in line
+    assert len(hits) == 2 * lessons.QUESTIONS and {kind for kind, _ in hits} <= {*lessons.MIX}
+
+
 def test_both_stages_resume_to_the_same_weights(llava, tmp_path):
     """Stopped after every stage's second step, and run through: one result; what is saved answers
     a question about a film."""
@@ -171,7 +231,7 @@ def test_both_stages_resume_to_the_same_weights(llava, tmp_path):
             device = torch.device("cpu")
             grow.train_tower(made, llava, FAST, 0, folder, device)
             made.model.vision_tower.requires_grad_(False)
-            grow.train_language(made, FAST, 0, folder, device, until)
+            grow.train_language(made, llava, FAST, 0, folder, device, until)
         return made
 
     whole, parts = grown(tmp_path / "a", [None]), grown(tmp_path / "b", [2, None])

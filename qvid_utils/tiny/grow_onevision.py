@@ -7,12 +7,12 @@
    clips it learns what time is. Besides the answers, visual tokens must tell early on which frame
    they stand in and what has happened to what they show, and the words that name a thing must tell
    halfway up what it does, and when: with these grounding losses the circuits appear within some
-   hundred steps. Open questions come first, multiple choice takes over.
+   hundred steps. Before that, and now and then later, the LLaVA teaches with still pictures
+   (`lessons`). Open questions come first, multiple choice takes over.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,20 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import trange
 from transformers import (
-    AttentionInterface,
     LlavaForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
 )
 
 from ..paths import DATA
-from . import clips, onevision, train, world
+from . import clips, lessons, onevision, train, world
+from .lessons import EDGE
+from .onevision_decoder import BEFORE, LAYERS, SAME, WORD, decoded, packed_kernels, tokens_of
 
-WORD = {word: i for i, word in enumerate(onevision.vocabulary())}
-SAME = {"<|im_start|>": "<s>", "<|im_end|>": "</s>", "user": "USER:", "assistant": "ASSISTANT:"}
 ALIKE = {"up": "above", "down": "below", "first": "one"}  # new words that start from old ones
 KIND_WORDS = [WORD[kind] for kind in world.KINDS]
-LAYERS = (0, 1, 2, 4, 6, 7, 9, 10, 11)  # the LLaVA's that stay: the others can be missed most
-EDGE = (world.BOARD - clips.BOARD) // 2  # a frame is the middle of one of the LLaVA's pictures
 
 LONGEST = 16
 # How many frames a clip has, how often, from which step on: short clips cost little.
@@ -60,7 +57,8 @@ MIX = {
 class Preset:
     """Steps, batches, peak rate; `open_until`: the step up to which open questions prevail;
     `bare_until`: the one up to which questions come without their answer-format sentence, which
-    would be a third of all words."""
+    would be a third of all words; `lessons`: steps on still pictures alone, at first, after which
+    they come with the odds `later_lessons`."""
 
     tower: int = 500
     tower_batch: int = 48
@@ -68,8 +66,10 @@ class Preset:
     clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
-    open_until: int = 200
+    open_until: int = 250
     bare_until: int = 650
+    lessons: int = 100
+    later_lessons: float = 0.2
     seen_layer: int = 3
     ground_layer: int = 5
     save: int = 50
@@ -193,57 +193,6 @@ def facts(drawn: list[clips.Clip], ids: Tensor) -> tuple[Tensor, Tensor]:
     return table[naming.nonzero()[:, 0], ids[naming]], naming
 
 
-def plain_attention(module, query, key, value, attention_mask, scaling, causal=False, **_):
-    """Attention in three steps: on a CPU its way back is twice as fast as the fused one."""
-    scores = query @ key.mT * scaling
-    if causal:
-        scores = scores.masked_fill(ahead(scores), -torch.inf)
-    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).contiguous(), None
-
-
-def ahead(scores: Tensor) -> Tensor:
-    """What stands after a token, (n, n)."""
-    return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-
-
-def packed_attention(module, query, key, value, mask, scaling, questions=1, prefix=0, **_):
-    """As `train.packed_attention`, its first part plain too: clips have short prefixes."""
-    q, k, v = (x[:, :, :prefix] for x in (query, key, value))
-    front, _ = plain_attention(module, q, k, v, None, scaling, causal=True)
-    own, near_k, near_v = (
-        x[:, :, prefix:].unflatten(2, (questions, -1)) for x in (query * scaling, key, value)
-    )
-    far = (own.flatten(2, 3) @ k.mT).unflatten(2, (questions, -1))
-    near = own @ near_k.mT
-    near = near.masked_fill(ahead(near), -torch.inf)
-    weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
-    out = (weights[..., :prefix].flatten(2, 3) @ v) + (weights[..., prefix:] @ near_v).flatten(2, 3)
-    return torch.cat([front, out.transpose(1, 2)], 1), None
-
-
-@contextmanager
-def packed_kernels(model: LlavaOnevisionForConditionalGeneration):
-    """Inside: the tower attends plainly, the decoder packed."""
-    AttentionInterface.register("plain", plain_attention)
-    AttentionInterface.register("packed clips", packed_attention)
-    parts = {"plain": model.model.vision_tower, "packed clips": model.model.language_model}
-    before = {kernel: part.config._attn_implementation for kernel, part in parts.items()}
-    for kernel, part in parts.items():
-        part.config._attn_implementation = kernel
-    try:
-        yield
-    finally:
-        for kernel, part in parts.items():
-            part.config._attn_implementation = before[kernel]
-
-
-def tokens_of(model, frames: Tensor) -> Tensor:
-    """Visual tokens of frames (N, 3, 64, 64) before the newline, (N, 16, d)."""
-    with torch.set_grad_enabled(model.model.vision_tower.training and torch.is_grad_enabled()):
-        raw = model.model.vision_tower(frames, output_hidden_states=True).hidden_states[-1]
-    return model.model.apply_pooling(model.model.multi_modal_projector(raw))
-
-
 def taught(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """The LLaVA's tokens of the middle of pictures (N, 3, 96, 96), four of a cell averaged."""
     with torch.no_grad():
@@ -330,32 +279,6 @@ def pack(
     return train.Packed(ids.view(shape), target.view(shape), kinds)
 
 
-BEFORE = [WORD["<|im_start|>"], WORD["user"]]
-
-
-def decoded(model, seen: Tensor, ids: Tensor):
-    """The decoder on visual tokens (B, N, d) with packed questions (B, Q, t), and where the
-    questions begin."""
-    decoder, (b, questions, words) = model.model.language_model, ids.shape
-    embed, device = decoder.embed_tokens, seen.device
-    before = embed(torch.tensor(BEFORE, device=device)).expand(b, -1, -1)
-    newline = model.model.image_newline.expand(b, 1, -1)
-    asked = embed(ids.to(device).flatten(1))
-    stream = torch.cat([before, seen.to(before.dtype), newline, asked], 1)
-    prefix = stream.shape[1] - questions * words
-    place = torch.cat([torch.arange(prefix), torch.arange(words).repeat(questions) + prefix])
-    out = decoder(
-        inputs_embeds=stream,
-        attention_mask={"full_attention": None},
-        position_ids=place.to(device).expand(b, -1),
-        use_cache=False,
-        output_hidden_states=True,
-        questions=questions,
-        prefix=prefix,
-    )
-    return out, prefix
-
-
 class Reader(nn.Module):
     """A grounding loss's reader: a norm and a linear map, thrown away after training."""
 
@@ -384,9 +307,10 @@ def told_by_tokens(reader: Reader, hidden: Tensor, there: dict[str, Tensor]):
 
 
 def train_language(
-    model, preset: Preset, seed: int, folder: Path, device, until: int | None = None
+    model, llava, preset: Preset, seed: int, folder: Path, device, until: int | None = None
 ) -> None:
-    """Stage 2. Loss: answers, what visual tokens and what naming words must know."""
+    """Stage 2. Loss on clips: answers, what visual tokens and what naming words must know; on still
+    pictures (`lessons`): answers, and the LLaVA's hidden states."""
     decoder, width = model.model.language_model, model.config.text_config.hidden_size
     newline = nn.ParameterList([model.model.image_newline])
     modules = {
@@ -404,16 +328,29 @@ def train_language(
     bar = trange(checkpoint.load(parts), until or preset.language, desc="language", mininterval=10)
     for step in bar:
         rng = train.generator(seed, 8, step)
+        train.set_rate(optimiser, preset.rate, step, preset.language, 50)
+        if step < preset.lessons or rng.random() < preset.later_lessons:
+            with train.autocast(device), packed_kernels(model):
+                loss, line, hits = lessons.lesson(
+                    model, llava, rng, max(2, preset.clips * 2 // 3), device
+                )
+            train.step_all(loss, optimiser, modules)
+            for kind, hit in hits:
+                marks.setdefault(f"({kind})", []).append(hit)
+            bar.set_postfix_str(line)
+            _note(folder, step, line, marks)
+            if (step + 1) % preset.save == 0:
+                checkpoint.save(step + 1, parts)
+            continue
         odds = LENGTHS[max(start for start in LENGTHS if start <= step)]
         length = int(rng.choice(list(odds), p=list(odds.values())))
         number = preset.clips * 8 // max(length, 5)
         drawn, frames = clip_batch(rng, number, length)
-        options = rng.random() < (0.2 if step < preset.open_until else 0.65)
+        options = rng.random() < (0.4 if step < preset.open_until else 0.65)
         bare = step < preset.bare_until
         packed = pack(drawn, rng, preset.questions, tok, bool(options), bare)
         there = shown(drawn)
         truth, naming = facts(drawn, packed.ids)
-        train.set_rate(optimiser, preset.rate, step, preset.language, 50)
         with train.autocast(device), packed_kernels(model):
             seen = tokens_of(model, frames.flatten(0, 1).to(device))
             out, prefix = decoded(
@@ -432,15 +369,21 @@ def train_language(
         hits = (logits.argmax(-1) == target)[0::2].tolist()  # answer, end, answer, end, ...
         for kind, hit in zip(packed.kind, hits, strict=True):
             marks.setdefault(kind, []).append(hit)
-        if (step + 1) % 25 == 0:
-            line = " ".join(f"{k} {np.mean(v):.2f}" for k, v in sorted(marks.items()))
-            told = f"answer {answer:.3f} sight {sight:.3f} now {right_now:.2f} ground {ground:.4f}"
-            with open(folder / "video_language.log", "a") as log:
-                log.write(f"{step + 1} T{length} {told} {line}\n")
-            marks = {}
-            bar.set_postfix_str(told)
+        told = f"answer {answer:.3f} sight {sight:.3f} now {right_now:.2f} ground {ground:.4f}"
+        bar.set_postfix_str(told)
+        _note(folder, step, f"T{length} {told}", marks)
         if (step + 1) % preset.save == 0:
             checkpoint.save(step + 1, parts)
+
+
+def _note(folder: Path, step: int, line: str, marks: dict[str, list[float]]) -> None:
+    """Every 25th step a line into the log: what it says, and shares of right answers by type since
+    the last one."""
+    if (step + 1) % 25 == 0:
+        shares = " ".join(f"{kind} {np.mean(hits):.2f}" for kind, hits in sorted(marks.items()))
+        with open(folder / "video_language.log", "a") as log:
+            log.write(f"{step + 1} {line} {shares}\n")
+        marks.clear()
 
 
 def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.device) -> None:
@@ -456,7 +399,7 @@ def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.
     model.to(device).eval()
     train_tower(model, llava, preset, seed, folder, device)
     model.model.vision_tower.requires_grad_(False)
-    train_language(model, preset, seed, folder, device)
+    train_language(model, llava, preset, seed, folder, device)
     save(model, out)
 
 
