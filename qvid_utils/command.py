@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add = new.add_argument_group("where to").add_argument
     add("--store", type=Path, metavar="FOLDER", help="of the records (default: runs/PROFILE)")
     add("--out", type=Path, metavar="FOLDER", help="of the table (default: the store's)")
+    add("--name", metavar="NAME", help="of the table and its files (default: table)")
     add("--dry-run", action="store_true", help="list the cells and what is missing, ask nothing")
     add = new.add_argument_group("how").add_argument
     add("--dtype")
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     """What to run, and where its table goes: to data/measured only as the defaults are."""
     start(chosen.seed)
-    own = ("model", "methods", "keeps", "layers", "ranks", "suites", "store", "no_full")
+    own = ("model", "methods", "keeps", "layers", "ranks", "suites", "store", "no_full", "name")
     changed = any(getattr(chosen, option) for option in own)
     if changed:
         _methods_first(chosen)
@@ -129,7 +130,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
         chosen.batch_size, chosen.shuffle, chosen.on_error, chosen.stale,
     )  # fmt: skip
     if changed:
-        return plan, chosen.out or folder, "table"
+        return plan, chosen.out or folder, chosen.name or "table"
     return plan, chosen.out or DATA / "measured", f"{chosen.profile}_llava"
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from .benchmarks import Suite
-from .benchmarks.observation import prompts
+from .benchmarks.observation import prompts, same_share
 from .linalg import effective_rank, widen
-from .paths import DATA, RUNS
+from .paths import DATA, PROFILES, RUNS
 from .pruning import observed
 from .results import FULL
 from .runner import Cell, evaluate, grid, score_maps, setting, store
@@ -182,18 +182,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m qvid_utils.image_alone", description="The stored run of notebook 07."
     )
+    parser.add_argument("--profile", default="tiny", choices=PROFILES)
     parser.add_argument("--limit", type=int, metavar="N", help="questions per suite (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="draws the questions under --limit")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER")
     chosen = parser.parse_args(argv)
     start(chosen.seed)
     began = perf_counter()
-    model, processor, suites = setting("tiny")
-    asked = [*cells(), *tau_cells()]
-    kept = {"store": RUNS / "tiny" / "records", "progress": True}  # the same command goes on
+    model, processor, suites = setting(chosen.profile)
+    keeps, few = ([same_share(keep, model) for keep in of] for of in (KEEPS, TAU_KEEPS))
+    asked = [*cells(keeps), *tau_cells(few)]
+    kept = {
+        "store": RUNS / chosen.profile / "records",
+        "progress": True,
+    }  # the same command goes on
     more = {"limit": chosen.limit, "seed": chosen.seed, **kept}
     records = evaluate(model, processor, suites, asked, **more)
-    for path in store(records, suites, chosen.out, "tiny_llava"):
+    for path in store(records, suites, chosen.out, f"{chosen.profile}_llava"):
         print(path)
     print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
     return 0

@@ -34,7 +34,8 @@ KEY = ("table", "model", "method", "variant", "keep", "retention_pct", "layer", 
 #: Embedded suite -> the published benchmark that it stands for.
 PAPER_BENCHMARKS: Mapping[str, str] = MappingProxyType({
     "tiny_pope": "POPE", "tiny_gqa": "GQA", "tiny_textvqa": "TextVQA",
-    "tiny_mme": "MME", "tiny_mmb": "MMB", "tiny_sqa": "SQA",
+    "tiny_mme": "MME", "tiny_mmb": "MMB", "tiny_sqa": "SQA", "tiny_hallusion": "HallusionBench",
+    "tiny_captions": "COCO",
 })  # fmt: skip
 #: Checkpoint on the hub -> the name that the papers' tables give the model.
 PAPER_MODELS: Mapping[str, str] = MappingProxyType(

@@ -263,7 +263,7 @@ class _Asker:
         layers = {cut.layer for cut in answer.cuts}
         layer = layers.pop() if len(layers) == 1 else None
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        return [
+        records = [
             {
                 "sample": row.id, "prompt": batch.hashes[i], "prediction": said[i].strip(),
                 "answer": row.answer, "score": task.suite.hit(said[i].strip(), row),
@@ -272,6 +272,10 @@ class _Asker:
             }
             for i, row in enumerate(rows.itertuples())
         ]  # fmt: skip
+        for record in records:
+            if np.isnan(record["score"]):  # a caption has none of its own, and JSON has no NaN
+                del record["score"]
+        return records
 
     def _asked(self, task: Task, ids: list[str]) -> tuple | list[tuple] | None:
         """The cell as `Grid` takes it; of a shared budget each question has its part."""

@@ -211,7 +211,7 @@ def opened(source: Any) -> Image.Image:
         if isinstance(source, Image.Image):
             return source.convert("RGB")
         if isinstance(source, np.ndarray):
-            if source.dtype != np.uint8 or source.ndim != 3:
+            if source.ndim != 3:  # Pillow would take a matrix of any numbers
                 raise ValueError(f"{source.dtype} of shape {source.shape}")
             return Image.fromarray(source).convert("RGB")
         if isinstance(source, bytes | memoryview):
@@ -397,8 +397,7 @@ def _same_cost(
         found = flops.exchange(
             asked.model.config, n, asked.n_text, operations=operations, tokens_of=tokens_of,
             convention=CONVENTION,
-        ).keep  # fmt: skip
-        planned(found)
-    except ValueError:  # dearer even with its fewest tokens, or no budget of the schedule
+        )  # fmt: skip
+    except ValueError:  # dearer even with its fewest tokens
         return None
-    return found
+    return found.keep

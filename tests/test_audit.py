@@ -6,7 +6,7 @@ import pytest
 from test_benchmarks import answered, asked, records_of
 
 from qvid_utils import results
-from qvid_utils.benchmarks import TINY, audit, suite, tables
+from qvid_utils.benchmarks import TINY, audit, report, suite, tables
 from qvid_utils.benchmarks.report import normalised
 
 ONE = ["1", "2a", "10", "11", "13", "14", "15"]
@@ -149,3 +149,22 @@ def test_hired_under_its_own_name_goes_first():
                           row("fastervlm", layer=0, variant="")])  # fmt: skip
     found = tables.as_printed(frame.astype({"rank": "float64"}), ["hired"], [16], Config())
     assert found["method"].tolist() == ["full", "hired"]
+
+
+# ---------------------------------------------------------------- a table whose full row is lost
+
+
+def test_a_table_without_averages_gets_one_from_the_full_row_that_is_given():
+    """SVD-Prune at 192 of 576, by hand: (59.88 / 61.9 + 57.24 / 58.2) / 2."""
+    suites = [asked(["yes", "no"], name=name) for name in ("tiny_gqa", "tiny_textvqa")]
+    said = {"full": (None, ["yes", "no"]), "svd_prune": (48, ["yes", "yes"])}
+    cells = [cell(one, words, name, keep) for one in suites for name, (keep, words) in said.items()]
+    records = records_of(*cells)
+    svd, first = results.paper("svd_1"), results.paper(1)
+    full = first[(first["method"] == "full") & first["benchmark"].isin(["GQA", "TextVQA"])]
+    full = full.assign(table=svd["table"].iloc[0], source=svd["source"].iloc[0])
+    found = report.beside(records, suites, pd.concat([full, svd], ignore_index=True))
+    found = found.set_index(["method", "budget_pct", "benchmark"])
+    row = found.loc[("svd_prune", 33.3, "Avg")]
+    assert row["paper_pct_of_full"] == pytest.approx(50 * (59.88 / 61.9 + 57.24 / 58.2))
+    assert row["measured_pct_of_full"] == pytest.approx(50)

@@ -79,6 +79,10 @@ def test_a_model_may_come_by_name(session, tiny):
 def test_examples_are_pictures_with_their_questions():
     found = examples()
     assert {name for name, _ in found.values()} == set(explorer.TINY)
+    for name in explorer.TINY:
+        ids = [sample for suite_name, sample in found.values() if suite_name == name]
+        samples = suite(name).samples.set_index("id")
+        assert samples.loc[ids, "picture"].nunique() == len(ids) == explorer.EACH
     label, place = next(iter(found.items()))
     assert label == "tiny_gqa/0000: What color is the letter K?"
     change = explorer._example(place)

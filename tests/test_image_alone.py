@@ -116,9 +116,9 @@ def test_the_kernel_is_put_back_also_after_an_error(loaded):
     kernel = model.config._attn_implementation
     image_alone.attention_by_place(model, processor, suite("tiny_gqa").samples.head(1))
     assert model.config._attn_implementation == kernel != "eager"
-    with pytest.raises(KeyError):
-        broken = suite("tiny_gqa").samples.head(1).assign(image=[{}])
-        image_alone.attention_by_place(model, processor, broken.drop(columns="id").assign(id="x"))
+    broken = suite("tiny_gqa").samples.head(1).assign(image=[{}])
+    with pytest.raises(ValueError, match="its picture cannot be read"):
+        image_alone.attention_by_place(model, processor, broken)
     assert model.config._attn_implementation == kernel
 
 
@@ -135,9 +135,11 @@ def test_what_is_kept_by_place_adds_up_to_the_budget(loaded):
 
 def test_the_command_stores_what_the_notebook_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(image_alone, "RUNS", tmp_path)
+    shares = [image_alone.same_share(k, load("tiny/llava")[0]) for k in image_alone.KEEPS]
+    assert shares == list(image_alone.KEEPS)  # of 144; the same shares of another model
     few = [runner.Cell(), *runner.grid(["svd_prune"], [16], positions="original")]
-    monkeypatch.setattr(image_alone, "cells", lambda: few)
-    monkeypatch.setattr(image_alone, "tau_cells", lambda: [])
+    monkeypatch.setattr(image_alone, "cells", lambda keeps: few)
+    monkeypatch.setattr(image_alone, "tau_cells", lambda keeps: [])
     assert image_alone.main(["--limit", "2", "--out", str(tmp_path / "out")]) == 0
     records = stored("tiny", tmp_path / "out")
     assert set(records["method"]) == {"full", "svd_prune"} and len(records) >= 24

@@ -61,7 +61,8 @@ def test_an_example_brings_its_question(panel):
     assert moved(panel, "example", place)
     assert panel.controls["question"].value.startswith("Is there a letter H in the picture?")
     assert panel.session.asked.question == panel.controls["question"].value
-    assert not moved(panel, "example", None)
+    panel.message.value = "as before"
+    assert not moved(panel, "example", None) and panel.message.value == "as before"
 
 
 def test_a_file_and_an_upload(panel, tmp_path):

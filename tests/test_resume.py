@@ -83,6 +83,12 @@ def test_a_record_says_what_was_asked_kept_and_how_long_it_took(loaded, suites, 
     assert len(found) == 4
 
 
+def test_cells_that_differ_in_name_alone_are_asked_once(loaded, suites, tmp_path):
+    cells = [Cell("qvid", 16), Cell("qvid", 16, None, {"query": "question"})]
+    found = evaluate(*loaded, suites[:1], cells, limit=3, store=tmp_path)
+    assert len(found) == 6 and len(lines(tmp_path)) == 3
+
+
 def cli(folder, *more) -> subprocess.Popen:
     options = ["--store", folder, "--methods", "qvid", "random", "--keeps", "16", "--limit", "12"]
     options += ["--suites", "tiny_gqa", "--batch-size", "1", "--workers", "1", *more]
@@ -161,6 +167,8 @@ def test_only_the_default_cells_go_to_the_stored_run(tmp_path):
     for options in (["--store", str(tmp_path)], ["--methods", "qvid"], ["--suites", "tiny_gqa"]):
         plan, out, name = where(*options)
         assert name == "table" and str(out) == plan.store
+    *_, name = where("--methods", "qvid", "--name", "other")
+    assert name == "other"
 
 
 # ---------------------------------------------------------------- keys

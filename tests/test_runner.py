@@ -160,6 +160,24 @@ def test_a_budget_below_the_floor_leaves_the_cell_out(loaded, suites):
     assert found["method"].unique().tolist() == ["qvid"] and len(found) == 4
 
 
+def test_cells_of_a_batch_are_asked_together(loaded, suites, monkeypatch):
+    """Twelve cells: one pass that scores, one batch for each length; staged ones run alone."""
+    model, processor = loaded
+    sizes, generate = [], type(model).generate
+
+    def counting(self, *args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "generate", counting)
+    cells = [*grid(["qvid", "column_norm", "fastv", "random"], [48, 32, 16]), Cell("v2drop", 48)]
+    found = evaluate(model, processor, suites[:1], cells)
+    assert sorted(sizes) == [4, 4, 16, 16, 16] and len(found) == 13 * 4
+    monkeypatch.undo()
+    alone = [evaluate(model, processor, suites[:1], [cell]) for cell in cells]
+    pd.testing.assert_frame_equal(found, pd.concat(alone, ignore_index=True))
+
+
 # ---------------------------------------------------------------- shared layers
 
 
@@ -255,6 +273,9 @@ def test_stored_records_come_back(records, suites, tmp_path):
     before = table.read_bytes(), answers.read_bytes()
     runner.store(back, suites, tmp_path, "tiny_llava")
     assert (table.read_bytes(), answers.read_bytes()) == before
+    other, _ = runner.store(records, suites, tmp_path, "other", model="tiny/other")
+    named = pd.read_csv(other)
+    assert set(named["table"]) == {"other"} and set(named["model"]) == {"tiny/other"}
 
 
 @pytest.mark.parametrize("column", ["question", "answer"])

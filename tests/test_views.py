@@ -1,6 +1,7 @@
 """What the explorer shows, as data: against the engine, plain arithmetic and brute force."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from PIL import Image
 from qvid_utils import flops, linalg, load, pruned
 from qvid_utils.benchmarks import observation, suite
 from qvid_utils.methods import method
-from qvid_utils.views import Look, ask, look, opened
+from qvid_utils.views import Look, _answered, ask, look, opened
 
 SAMPLE = suite("tiny_gqa").samples.iloc[[0]]
 QUESTION = SAMPLE["question"].item()
@@ -242,3 +243,22 @@ def test_bad_numbers_are_refused_in_a_sentence(tiny, asked):
         look(asked, ["random"], 16, rank=0)
     with pytest.raises(ValueError, match="unknown method 'nobody'"):
         look(asked, ["nobody"], 16)
+
+
+def test_an_answer_of_two_words_is_as_likely_as_both_together(tiny):
+    tokenizer = tiny[1].tokenizer
+    red, star = tokenizer("red star", add_special_tokens=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    steps = [{red: 0.5, star: 0.5}, {star: 0.25, red: 0.75}, {end: 0.1, red: 0.9}]
+    logits = []
+    for step in steps:
+        row = torch.full((1, len(tokenizer)), -torch.inf)
+        row[0, list(step)] = torch.tensor(list(step.values())).log()
+        logits.append(row)
+    sequences = torch.tensor([[7, 7, red, star, end]])
+    given = SimpleNamespace(sequences=sequences, logits=logits)
+    model = SimpleNamespace(generate=lambda **options: given)
+    answer = _answered(model, tiny[1], {"input_ids": torch.tensor([[7, 7]])})
+    assert answer.text == "red star"
+    assert answer.probability == pytest.approx(0.5 * 0.25)  # the end is not counted
+    assert answer.first[red] == pytest.approx(0.5)

@@ -37,7 +37,7 @@ def store(
     columns = [*STORED, *(c for c in ("failed",) if c in records)]
     kept = records.assign(asked=_asked(records))[columns].astype(texts)
     kept.to_parquet(answers, index=False, compression="zstd")
-    rows = summary(records, suites).assign(model=model, device=device, dtype=dtype)
+    rows = summary(records, suites, name).assign(model=model, device=device, dtype=dtype)
     return [write(rows, folder / f"{name}.csv"), answers]
 
 

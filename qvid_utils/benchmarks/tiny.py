@@ -1,4 +1,4 @@
-"""The six embedded suites and the published benchmarks that each stands for."""
+"""The embedded suites and the published benchmarks that each stands for."""
 
 import difflib
 from functools import cache
@@ -20,6 +20,10 @@ METRICS = {
     "tiny_mmb": "circular",
 }
 TINY = tuple(METRICS)
+#: Suites with pictures of their own, asked for by name: figures of which one thing was changed,
+#: captions, and pictures of several sizes (which stand for no benchmark).
+MORE = {"tiny_hallusion": "hallusion_words", "tiny_captions": "cider", "tiny_sizes": "accuracy"}
+NEW_TOKENS = {"tiny_captions": 32}  # eight letters with their colours
 
 
 @cache
@@ -28,11 +32,13 @@ def suite(name: str) -> Suite:
     `published`) in the words of LLaVA. ValueError for an unknown name."""
     if name in BENCHMARKS:
         return published(name, place(name))
-    if name not in METRICS:
-        near = difflib.get_close_matches(name, TINY, n=1)
+    known = METRICS | MORE
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown suite {name!r}{hint} Known: {', '.join(TINY)}")
+        raise ValueError(f"unknown suite {name!r}{hint} Known: {', '.join(known)}")
     path = DATA / "tiny" / "suites" / f"{name}.parquet"
     if not path.exists():
         raise ValueError(f"data/tiny/suites/{path.name} is missing: run qvid_utils.tiny.suites")
-    return Suite(name, PAPER_BENCHMARKS[name], METRICS[name], pd.read_parquet(path))
+    kin, room = PAPER_BENCHMARKS.get(name, name), NEW_TOKENS.get(name)
+    return Suite(name, kin, known[name], pd.read_parquet(path), room)

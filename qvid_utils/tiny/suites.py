@@ -138,7 +138,10 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
 
 def write(folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for suite, frame in build(seed).items():
+    from . import captions, edited, sized  # with pictures of their own; stored as these are
+
+    more = {module.NAME: module.build(seed) for module in (captions, edited, sized)}
+    for suite, frame in {**build(seed), **more}.items():
         # One dictionary for all pictures of a file: a picture of many questions is stored once.
         frame.to_parquet(
             folder / f"{suite}.parquet",

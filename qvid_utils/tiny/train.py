@@ -21,6 +21,7 @@ import argparse
 import os
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ WORD = {word: i for i, word in enumerate(architecture.vocabulary())}
 KIND_WORDS = [WORD[kind] for kind in world.KINDS]
 COLOUR_WORDS = [WORD[colour] for colour in COLOUR_NAMES]
 FACTS = len(world.KINDS) + len(COLOUR_NAMES) + 2 * world.BOARD  # what grounding asks of a word
+
+GROWN = {"qwen2_vl": "grow", "llava_onevision": "grow_onevision"}  # out of the trained LLaVA
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,16 @@ MIXES = {0: FINDING, 1200: PLACES, 1400: {**PLACES, "where": 0.8, "side": 2.0}}
 
 
 # ------------------------------------------------------------------------------------ batches
-def pictures(rng: np.random.Generator, number: int, fewest: int = 5, most: int = 8):
-    """`number` scenes and their pixels, float32 (number, 3, 96, 96) in [-1, 1]."""
-    scenes = [world.draw_scene(rng, fewest, most) for _ in range(number)]
+def pictures(
+    rng: np.random.Generator,
+    number: int,
+    fewest: int = 5,
+    most: int = 8,
+    board: world.Board = (world.BOARD, world.BOARD),
+):
+    """`number` scenes, on a part of the board, and their pixels, float32 (number, 3, 96, 96) in
+    [-1, 1]."""
+    scenes = [world.draw_scene(rng, fewest, most, board) for _ in range(number)]
     return scenes, pixels_of(scenes, rng)
 
 
@@ -541,7 +551,7 @@ def main() -> None:
     words.add_argument(
         "--preset", choices=PRESETS, help="default: gpu where there is one, else cpu"
     )
-    words.add_argument("--family", choices=("llava", "llava_onevision"), default="llava")
+    words.add_argument("--family", choices=("llava", *GROWN), default="llava")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--checkpoints", type=Path, default=Path("runs/tiny"), help="for resuming")
     words.add_argument("--out", type=Path, default=DATA / "tiny")
@@ -552,8 +562,7 @@ def main() -> None:
     if chosen.family == "llava":
         train(PRESETS[size], chosen.seed, chosen.checkpoints, chosen.out, device)
     else:
-        from . import grow_onevision as grow  # grows out of the LLaVA, with this module's parts
-
+        grow = import_module(f".{GROWN[chosen.family]}", __package__)  # uses this module's parts
         grow.train_all(grow.PRESETS[size], chosen.seed, chosen.checkpoints, chosen.out, device)
     print(f"trained in {(time.perf_counter() - started) / 60:.0f} minutes; written to {chosen.out}")
 

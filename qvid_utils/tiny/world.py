@@ -60,6 +60,7 @@ class Thing:
 
 
 Scene = tuple[Thing, ...]
+Board = tuple[int, int]  # rows and columns of cells
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Question:
 
 
 # ----------------------------------------------------------------------- scenes and pictures
-def draw_scene(rng: np.random.Generator, fewest: int = 5, most: int = 8) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, fewest: int = 5, most: int = 8, board: Board = (BOARD, BOARD)
+) -> Scene:
     """A scene of `fewest` to `most` things, both shapes and letters, in at most five colours.
 
     Few colours make colours meet again, so that "which letter has the star's colour" has answers;
@@ -82,9 +85,10 @@ def draw_scene(rng: np.random.Generator, fewest: int = 5, most: int = 8) -> Scen
     letters = int(np.clip(rng.binomial(number, 0.45), 1, number - 1))
     kinds = _draw_kinds(rng, SHAPES, number - letters) + _draw_kinds(rng, LETTERS, letters)
     palette = rng.choice(list(COLOURS), size=min(5, max(3, number - 2)), replace=False)
-    cells = rng.choice(BOARD * BOARD, size=number, replace=False)
+    rows, columns = board
+    cells = rng.choice(rows * columns, size=number, replace=False)
     return tuple(
-        Thing(kind, str(rng.choice(palette)), int(cell) // BOARD, int(cell) % BOARD)
+        Thing(kind, str(rng.choice(palette)), int(cell) // columns, int(cell) % columns)
         for kind, cell in zip(kinds, cells, strict=True)
     )
 
@@ -105,14 +109,16 @@ def _draw_kinds(rng: np.random.Generator, pool: tuple[str, ...], number: int) ->
     return kinds
 
 
-def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The scene's picture, uint8 (96, 96, 3): gradient ground with noise, things with jitter."""
+def render(scene: Scene, rng: np.random.Generator, board: Board = (BOARD, BOARD)) -> np.ndarray:
+    """The scene's picture, uint8, 16 pixels a cell, (96, 96, 3) as a rule: gradient ground with
+    noise, things with jitter."""
+    height, width = (cells * CELL for cells in board)
     corners = rng.uniform(85, 175, size=(2, 2, 3))
-    across = np.linspace(0, 1, SIDE)
+    down, across = np.linspace(0, 1, height), np.linspace(0, 1, width)
     top = corners[0, 0] + (corners[0, 1] - corners[0, 0]) * across[:, None]
     bottom = corners[1, 0] + (corners[1, 1] - corners[1, 0]) * across[:, None]
-    picture = top[None] + (bottom - top)[None] * across[:, None, None]
-    picture += rng.normal(0, 9, size=(SIDE // 2, SIDE // 2, 1)).repeat(2, 0).repeat(2, 1)
+    picture = top[None] + (bottom - top)[None] * down[:, None, None]
+    picture += rng.normal(0, 9, size=(height // 2, width // 2, 1)).repeat(2, 0).repeat(2, 1)
     for thing in scene:
         size = int(rng.integers(13, CELL + 1))
         alpha = _stencil(thing.kind, size)[..., None]
@@ -205,7 +211,7 @@ def _absent(scene: Scene, rng: np.random.Generator, how: str) -> str | None:
     return str(rng.choice(absent)) if absent else None
 
 
-def _with_article(kind: str) -> str:
+def with_article(kind: str) -> str:
     return f"a letter {kind}" if kind in LETTERS else f"a {kind}"
 
 
@@ -216,7 +222,7 @@ def existence(scene: Scene, rng: np.random.Generator, how: str = "", yes: bool |
     kind = str(rng.choice([t.kind for t in scene])) if yes else _absent(scene, rng, how)
     if kind is None:
         return None
-    return f"Is there {_with_article(kind)} in the picture?", "yes" if yes else "no"
+    return f"Is there {with_article(kind)} in the picture?", "yes" if yes else "no"
 
 
 def colour_of(scene: Scene, rng: np.random.Generator):
