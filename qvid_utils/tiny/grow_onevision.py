@@ -62,14 +62,14 @@ class Preset:
 
     tower: int = 500
     tower_batch: int = 48
-    language: int = 1200
+    language: int = 1900
     clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
     open_until: int = 250
     bare_until: int = 650
     lessons: int = 100
-    later_lessons: float = 0.2
+    later_lessons: float = 0.3
     seen_layer: int = 3
     ground_layer: int = 5
     save: int = 50
