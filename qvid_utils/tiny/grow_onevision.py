@@ -42,7 +42,7 @@ STORIES = (*clips.STORIES, "flashes")
 NOW = (None, "as before", *clips.DIRECTIONS, "recoloured", "new", "gone", "appears", "vanishes")
 # How often a type of question is drawn.
 MIX = {
-    "direction": 1.3,
+    "direction": 1.6,
     "action": 1.3,
     "colour": 1.0,
     "count": 1.6,
@@ -62,16 +62,16 @@ class Preset:
 
     tower: int = 500
     tower_batch: int = 48
-    language: int = 1900
+    language: int = 3000
     clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
     open_until: int = 250
     bare_until: int = 650
     lessons: int = 100
-    later_lessons: float = 0.3
-    seen_layer: int = 3
-    ground_layer: int = 5
+    later_lessons: float = 0.2
+    seen_layer: int = 4
+    ground_layer: int = 6
     save: int = 50
 
 
@@ -301,6 +301,9 @@ def told_by_tokens(reader: Reader, hidden: Tensor, there: dict[str, Tensor]):
         truth = there[name].flatten(1).to(hidden.device)
         each = F.cross_entropy(guess.flatten(0, 1), truth.flatten(), reduction="none")
         loss = loss + (each[event.flatten()].mean() + 0.3 * each.mean()) / np.log(size)
+        if name == "now":  # what has changed is rare
+            changed = truth.flatten() > NOW.index("as before")
+            loss = loss + 2 * (each * changed).sum() / changed.sum().clamp(min=1) / np.log(size)
     now = there["now"].flatten(1).to(hidden.device)
     right = (read[-1].argmax(-1) == now)[event].float().mean()
     return loss, right
@@ -365,7 +368,7 @@ def train_language(
         logits = model.lm_head(out.last_hidden_state[:, prefix:][answers.to(device)]).float()
         target = packed.target.flatten(1)[answers].to(device)
         answer = F.cross_entropy(logits, target)
-        train.step_all(answer + 0.5 * sight + 10 * ground, optimiser, modules)
+        train.step_all(answer + sight + 10 * ground, optimiser, modules)
         hits = (logits.argmax(-1) == target)[0::2].tolist()  # answer, end, answer, end, ...
         for kind, hit in zip(packed.kind, hits, strict=True):
             marks.setdefault(kind, []).append(hit)
