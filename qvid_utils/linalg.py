@@ -78,11 +78,12 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
         if isinstance(rank, Integral) and rank >= G.shape[-1]:
             inverse = _inverse_root(G)
             if inverse is not None:
-                every = torch.ones_like(G[:, 0], dtype=torch.bool)
-                found = _weighted(slabs, inverse.mT, every, lambda _, counts: counts.double())
+                every = torch.ones_like(G[:, 0])
+                found = _weighted(slabs, inverse.mT, every, lambda _, every: every, few=False)
                 return found.clamp_max_(1)
         s, U = _eigh(G)
-        return _participation(slabs, s, U, _leading(s, rank))
+        first = int(rank) if isinstance(rank, Integral) else None
+        return _participation(slabs, s, U, _leading(s, rank), first)
 
     return _back(_shared_out(score, _flat(M)), M)
 
@@ -289,14 +290,19 @@ class _Slabs:
 
 
 def _weighted(
-    slabs: _Slabs, U: Tensor, chosen: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
+    slabs: _Slabs,
+    U: Tensor,
+    chosen: Tensor,
+    weigh: Callable[[Tensor, Tensor], Tensor],
+    few: bool = True,
 ) -> Tensor:
-    # (B, N_v): Σ_k w_k (u_kᵀ X)² over the chosen modes; weigh((u_kᵀ X)², chosen) gives the w_k
-    some = chosen.any(0).nonzero()[:, 0]  # the modes that count in at least one matrix
+    # (B, N_v): Σ_k w_k (u_kᵀ X)² over the chosen modes; weigh((u_kᵀ X)², chosen) gives the w_k;
+    # few: leave out the modes that count in no matrix, for which the host waits
+    some = chosen.any(0).nonzero()[:, 0] if few else slice(None)
     rows, votes = U[..., some].mT, chosen[:, some]
     count, _, n = slabs.X.shape
     out = U.new_empty(count, 1, n)
-    memory = U.new_empty(slabs.size, len(some), n)
+    memory = U.new_empty(slabs.size, rows.shape[1], n)
     for part, slab in slabs:
         parts = torch.bmm(rows[part], slab, out=memory[: len(slab)]).square_()
         torch.bmm(weigh(parts, votes[part])[:, None], parts, out=out[part])
@@ -315,10 +321,15 @@ def _leading(s: Tensor, rank: int | float) -> Tensor:
     return before < (rank - 1e-12) * s.sum(-1, keepdim=True)
 
 
-def _participation(slabs: _Slabs, s: Tensor, U: Tensor, chosen: Tensor) -> Tensor:
+def _participation(
+    slabs: _Slabs, s: Tensor, U: Tensor, chosen: Tensor, first: int | None = None
+) -> Tensor:
+    # first: so many modes at most are chosen, the leading ones
     def weigh(parts: Tensor, counts: Tensor) -> Tensor:
         norms = parts.sum(-1)
         # A row's own norm is truer than its eigenvalue: each mode that counts sums to 1 exactly.
         return counts / norms.where(counts, 1)  # 1/σ², else 0
 
-    return _weighted(slabs, U, chosen & _live(s), weigh).clamp_max_(1)  # rounding can go above 1
+    chosen = (chosen & _live(s))[:, :first]
+    out = _weighted(slabs, U[..., :first], chosen, weigh, few=first is None)
+    return out.clamp_max_(1)  # rounding can go above 1

@@ -354,11 +354,12 @@ METHODS: dict[str, Method] = {
                 share="original",
                 source="PyramidDrop, λ, λ², λ³ of all tokens at layers 2, 8, 16 of 32: its author",
             ),
-            positions="contiguous",
+            positions="contiguous_on_one_axis",
             source="PyramidDrop (Xing et al., 2025), official code",
             note="keep is the mean over layers. λ = 0.19 for 64 of 576 tokens is the author's; "
             "0.42 and 0.56 for 128 and 192 are derived; elsewhere λ is solved for. At least one "
-            "token stays. The repository's own setting is schedules.PYRAMIDDROP_DEFAULT.",
+            "token stays. Positions along several axes, for which there is no code, stay. The "
+            "repository's own setting is schedules.PYRAMIDDROP_DEFAULT.",
             label="PyramidDrop",
         ),
         Method(

@@ -103,7 +103,11 @@ def test_gains_of_pairs():
 
 @pytest.mark.parametrize(
     "named, says",
-    [({"method": "qvid", "keep": 5}, "no cell"), ({"method": "qvid", "layer": 1}, "several cells")],
+    [
+        ({"method": "qvid", "keep": 5}, "no cell"),
+        ({"method": "qvid", "keep": 10}, "no cell"),  # but one behind another cut
+        ({"method": "qvid", "layer": 1}, "several cells"),
+    ],
 )
 def test_a_pair_must_name_one_cell(named, says):
     with pytest.raises(ValueError, match=says):

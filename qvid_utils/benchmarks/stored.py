@@ -47,17 +47,21 @@ def _asked(frame: pd.DataFrame) -> list[int]:
     return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
 
 
-def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
-    """The records of the stored run on all questions, as `evaluate` gave them.
+def stored(
+    profile: str, folder: Path = DATA / "measured", model: str = "llava"
+) -> pd.DataFrame:
+    """The records of the stored run of a profile's model, as `evaluate` gave them; those of suites
+    whose answers have no score of their own (captions) are left out.
 
     Raises ValueError where there is no such run, or where it answered other questions.
     """
-    path = folder / f"{profile}_llava_answers.parquet"
+    path = folder / f"{profile}_{model}_answers.parquet"
     if not path.exists():
         raise ValueError(f"no stored run {path.name}: python -m qvid_utils.runner makes it")
     answers = pd.read_parquet(path)
     texts = answers.select_dtypes("category").columns
     answers = answers.astype({column: "object" for column in texts})
+    answers = answers[[suite(name).metric != "cider" for name in answers["suite"]]]
     questions = pd.concat([suite(name).samples for name in answers["suite"].unique()])
     questions = questions.assign(asked=_asked(questions)).rename(columns={"id": "sample"})
     columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
