@@ -62,7 +62,7 @@ class Preset:
 
     tower: int = 500
     tower_batch: int = 48
-    language: int = 3000
+    language: int = 2200
     clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
