@@ -207,13 +207,23 @@ def _log(store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, cell
 
 def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
     """Ids in equal parts of at most `size`, questions of like length together: little padding;
-    with a seed the parts in an order drawn by it, else from short to long."""
-    order = np.argsort(prompt_lengths(samples), kind="stable")
-    parts = np.array_split(samples["id"].to_numpy()[order], -(-len(order) // size))
+    videos of one number of frames together: they are one tensor. With a seed the parts in an order
+    drawn by it, else from short to long."""
+    length, parts = prompt_lengths(samples), []
+    frames = np.array([_frames(image) for image in samples["image"]])
+    for number in np.unique(frames):
+        these = np.flatnonzero(frames == number)
+        order = these[np.argsort(length[these], kind="stable")]
+        parts += np.array_split(samples["id"].to_numpy()[order], -(-len(order) // size))
     turns = (
         range(len(parts)) if seed is None else np.random.default_rng(seed).permutation(len(parts))
     )
     return [parts[i].tolist() for i in turns]
+
+
+def _frames(image: Any) -> int:
+    """How many frames of its video a question is shown; 0 for pictures."""
+    return image.get("frames", 0) if isinstance(image, dict) else 0
 
 
 class _Asker:

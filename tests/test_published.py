@@ -201,25 +201,52 @@ def test_videos_become_evenly_spaced_frames(tmp_path):
     samples.film(tmp_path / "v", 5)
     shades = [np.asarray(f)[0, 0, 0] for f in video.frames(str(tmp_path / "v"), 3)]
     assert shades == [0, 2, 4]
-    assert len(video.frames(str(tmp_path / "v"), 8)) == 8
+    with pytest.warns(UserWarning, match="has 5 frames and 8 are asked for: some are shown twice"):
+        assert len(video.frames(str(tmp_path / "v"), 8)) == 8
+    with pytest.raises(ValueError, match="frames=0: ask for one frame of a video at least"):
+        video.frames(str(tmp_path / "v"), 0)
+
+
+def film(av, path):
+    """Ten greys, 25 apart."""
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32
+        for i in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 25 * i, np.uint8))
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode())
 
 
 def test_frames_of_a_file_are_evenly_spaced(tmp_path):
     """A film of ten greys, 25 apart; the codec keeps them to a few steps."""
     av = pytest.importorskip("av", reason="the extra video is not installed")
     path = str(tmp_path / "film.mp4")
-    with av.open(path, "w") as film:
-        stream = film.add_stream("mpeg4", rate=5)
-        stream.width = stream.height = 32
-        for i in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 25 * i, np.uint8))
-            film.mux(stream.encode(frame))
-        film.mux(stream.encode())
+    film(av, path)
     shades = [int(np.asarray(f)[16, 16, 0]) for f in video.frames(path, 4)]
     assert shades == pytest.approx([0, 75, 150, 225], abs=6)
     (tmp_path / "broken.mp4").write_bytes(b"no film")
     with pytest.raises(ValueError, match="broken.mp4 cannot be read"):
         video.frames(str(tmp_path / "broken.mp4"), 4)
+    with pytest.raises(ValueError, match="none.mp4 cannot be read .*No such file"):
+        video.frames(str(tmp_path / "none.mp4"), 4)
+
+
+def test_a_film_without_a_codec_or_pictures_is_named(tmp_path):
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    film(av, tmp_path / "film.avi")
+    held = (tmp_path / "film.avi").read_bytes()
+    (tmp_path / "odd.avi").write_bytes(held.replace(b"FMP4", b"ZQZQ"))
+    with pytest.raises(ValueError, match="odd.avi: this PyAV has no decoder for its codec"):
+        video.frames(tmp_path / "odd.avi", 4)
+    with av.open(str(tmp_path / "sound.wav"), "w") as sound:
+        stream = sound.add_stream("pcm_s16le", rate=8000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        silence.rate = 8000
+        sound.mux(stream.encode(silence))
+        sound.mux(stream.encode())
+    with pytest.raises(ValueError, match="sound.wav cannot be read .it has no picture track"):
+        video.frames(tmp_path / "sound.wav", 4)
 
 
 def test_a_video_file_without_the_extra_names_it(monkeypatch):

@@ -1,10 +1,11 @@
 """What a benchmark is: its questions, and the scorer that its literature names.
 
-`suite` gives the embedded ones, `published.published` those of the literature.
+`suite` and `video_suite` give the embedded ones, `published.published` those of the literature.
 """
 
 from .base import SCORERS, Suite, score
 from .published import BENCHMARKS
 from .tiny import TINY, suite
+from .tiny_video import TINY_VIDEO, video_suite
 
-__all__ = ["BENCHMARKS", "SCORERS", "TINY", "Suite", "score", "suite"]
+__all__ = ["BENCHMARKS", "SCORERS", "TINY", "TINY_VIDEO", "Suite", "score", "suite", "video_suite"]

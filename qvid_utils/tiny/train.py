@@ -21,6 +21,7 @@ import argparse
 import os
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ WORD = {word: i for i, word in enumerate(architecture.vocabulary())}
 KIND_WORDS = [WORD[kind] for kind in world.KINDS]
 COLOUR_WORDS = [WORD[colour] for colour in COLOUR_NAMES]
 FACTS = len(world.KINDS) + len(COLOUR_NAMES) + 2 * world.BOARD  # what grounding asks of a word
+
+GROWN = {"qwen2_vl": "grow", "llava_onevision": "grow_onevision"}  # out of the trained LLaVA
 
 
 @dataclass(frozen=True)
@@ -548,7 +551,7 @@ def main() -> None:
     words.add_argument(
         "--preset", choices=PRESETS, help="default: gpu where there is one, else cpu"
     )
-    words.add_argument("--family", choices=("llava", "qwen2_vl"), default="llava")
+    words.add_argument("--family", choices=("llava", *GROWN), default="llava")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--checkpoints", type=Path, default=Path("runs/tiny"), help="for resuming")
     words.add_argument("--out", type=Path, default=DATA / "tiny")
@@ -559,8 +562,7 @@ def main() -> None:
     if chosen.family == "llava":
         train(PRESETS[size], chosen.seed, chosen.checkpoints, chosen.out, device)
     else:
-        from . import grow  # grows out of the trained LLaVA, with this module's parts
-
+        grow = import_module(f".{GROWN[chosen.family]}", __package__)  # uses this module's parts
         grow.train_all(grow.PRESETS[size], chosen.seed, chosen.checkpoints, chosen.out, device)
     print(f"trained in {(time.perf_counter() - started) / 60:.0f} minutes; written to {chosen.out}")
 

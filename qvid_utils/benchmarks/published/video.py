@@ -4,11 +4,14 @@ Frames are evenly spaced over the video, first and last included, as lmms-eval s
 Video-LLaVA, 32 for the others. Files need the extra `video`; a folder of pictures needs nothing.
 """
 
+import io
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from ...families import Unavailable
 from .entries import Benchmark
@@ -30,6 +33,7 @@ _MVBENCH = {
     "FunQA_test/test": "unexpected_action",
 }
 MVBENCH = {task: folder for folder, tasks in _MVBENCH.items() for task in tasks.split()}
+TICK = 100  # milliseconds of a frame of an animated picture
 ENDINGS = ("", ".mp4", ".MP4", ".mkv", ".webm", ".avi")
 
 
@@ -47,37 +51,85 @@ def video_cell(entry: Benchmark, root: Path, row: Any, family: str) -> dict:
     return {"video": str(path), "frames": FRAMES[family]}
 
 
-def frames(path: str, number: int) -> list[Image.Image]:
-    """Evenly spaced frames of a video file, or of a folder of frames in the order of their names.
+def frames(video: str | Path | Mapping[str, Any], number: int) -> list[Image.Image]:
+    """`number` evenly spaced frames, first and last among them; a film is streamed, and only these
+    are held.
 
-    Raises ValueError, with the path, for a video that cannot be read or has no frame; Unavailable
-    where a file needs the extra `video`.
+    video: a file; a folder of frames in the order of their names; or {"bytes", "path"}, an animated
+    picture as the embedded suites hold it. A shorter video shows some frames twice, as the
+    published harness does, with a warning.
+    Raises ValueError, with the path, for a number below 1, and for a video that cannot be read, has
+    no frame, or has a codec that is not installed; Unavailable where a file needs the extra
+    `video`.
     """
-    place = Path(path)
+    if number < 1:
+        raise ValueError(f"frames={number}: ask for one frame of a video at least")
+    if isinstance(video, Mapping):
+        return _of_picture(video, number)
+    place = Path(video)
     if place.is_dir():
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in (".jpg", ".png", ".jpeg"))
         if not files:
-            raise ValueError(f"video {path}: a folder without a frame")
-        return [Image.open(files[i]).convert("RGB") for i in _spaced(len(files), number)]
+            raise ValueError(f"video {video}: a folder without a frame")
+        return [Image.open(files[i]).convert("RGB") for i in _spaced(len(files), number, place)]
     try:
         import av
     except ImportError as missing:
         raise Unavailable(
-            f"video {path}: reading it needs the extra video: pip install 'qvid-workbook[video]'"
+            f"video {video}: reading it needs the extra video: pip install 'qvid-workbook[video]'"
         ) from missing
     try:
-        with av.open(path) as film:
-            count = sum(1 for _ in film.decode(video=0))
-            film.seek(0)
-            wanted = _spaced(count, number)
-            kept = {i: f.to_image() for i, f in enumerate(film.decode(video=0)) if i in set(wanted)}
-    except (OSError, ValueError, IndexError) as cause:
-        raise ValueError(f"video {path} cannot be read ({cause})") from cause
-    if not count:
-        raise ValueError(f"video {path}: no frame in it")
-    return [kept[i] for i in wanted]
+        with av.open(str(video)) as film:
+            if not film.streams.video:
+                raise ValueError("it has no picture track")
+            count = sum(packet.size > 0 for packet in film.demux(video=0))  # without decoding
+        wanted = _spaced(count, number, place)
+        with av.open(str(video)) as film:
+            film.streams.video[0].thread_type = "AUTO"
+            kept, last = {}, None
+            for i, frame in enumerate(film.decode(video=0)):
+                last = frame
+                if i in set(wanted):
+                    kept[i] = frame.to_image()
+    except _Short:
+        raise
+    except av.error.DecoderNotFoundError as cause:
+        raise ValueError(
+            f"video {video}: this PyAV has no decoder for its codec; convert it, e.g. to H.264"
+        ) from cause
+    except (av.error.FFmpegError, OSError, ValueError, IndexError) as cause:
+        raise ValueError(f"video {video} cannot be read ({cause})") from cause
+    if last is None:
+        raise ValueError(f"video {video} cannot be read (none of its frames can be decoded)")
+    return [kept[i] if i in kept else last.to_image() for i in wanted]  # a cut-off file's end
 
 
-def _spaced(count: int, number: int) -> list[int]:
+def _of_picture(cell: Mapping[str, Any], number: int) -> list[Image.Image]:
+    """Of an animated picture, ten frames a second: one shown for longer counts several times."""
+    try:
+        with Image.open(io.BytesIO(cell["bytes"])) as film:
+            shown, times = [], []
+            for frame in ImageSequence.Iterator(film):
+                shown.append(frame.convert("RGB"))
+                times.append(frame.info.get("duration", TICK))
+    except (OSError, KeyError, TypeError) as cause:
+        raise ValueError(f"video {cell.get('path')} cannot be read ({cause})") from cause
+    ticks = [max(1, round(time / TICK)) for time in times]
+    every = [picture for picture, n in zip(shown, ticks, strict=True) for _ in range(n)]
+    return [every[i] for i in _spaced(len(every), number, cell.get("path"))]
+
+
+class _Short(ValueError):
+    """A video without a frame."""
+
+
+def _spaced(count: int, number: int, which: Any) -> list[int]:
     """Places of `number` evenly spaced frames of `count`; a short video repeats some."""
+    if not count:
+        raise _Short(f"video {which}: no frame in it")
+    if count < number:
+        warnings.warn(
+            f"video {which} has {count} frames and {number} are asked for: some are shown twice",
+            stacklevel=3,
+        )
     return np.linspace(0, count - 1, number, dtype=int).tolist()

@@ -1,0 +1,91 @@
+"""Figures of videos: film strips with the kept tokens, and how the kept tokens spread over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .figures import (
+    _curve,
+    _figure,
+    _legend_row,
+    _need,
+    _patches,
+    _picture,
+    _title,
+    _verdict,
+    _wrapped,
+    styled,
+)
+
+__all__ = ["film_strip", "kept_over_time"]
+
+
+@styled
+def film_strip(films: Mapping[str, np.ndarray], shown: pd.DataFrame) -> Figure:
+    """Frames from left to right, one strip per question and method: clear and framed is kept.
+
+    films: by sample, (T, h, w, 3) uint8; shown: `video.kept`, all of one number of frames. Beside a
+    strip stand the question, the method, its answer, and how many tokens of the clip it keeps.
+    """
+    _need(shown, ("sample", "question", "answer", "method", "frame", "spot", "kept", "right"))
+    order = shown["sample"].unique().tolist()
+    strips = sorted(
+        shown.groupby(["sample", "method"], sort=False), key=lambda strip: order.index(strip[0][0])
+    )
+    number = int(shown["frame"].max()) + 1
+    side = int((shown["spot"].max() + 1) ** 0.5)
+    fig = _figure(2.3 + 0.62 * number, 0.86 * len(strips) + 0.25)
+    axes = fig.subplots(len(strips), 1 + number, squeeze=False, width_ratios=(3.4, *[1] * number))
+    last = None
+    for ((sample, method), own), (words, *panels) in zip(strips, axes, strict=True):
+        words.axis("off")
+        head = own.iloc[0]
+        said = f"{_named(method)}: “{head['prediction']}”, {_verdict(head['right'])}"
+        said += f"\n{int(own['kept'].sum())} of {len(own)} tokens"
+        if sample != last:
+            asked = _wrapped(_stem(head["question"]), 30)
+            said = f"{asked} ({head['answer']})\n{said}"
+        last = sample
+        words.text(0, 0.5, said, va="center", fontsize=7.5, transform=words.transAxes)
+        for t, ax in enumerate(panels):
+            _picture(ax, films[sample][t])
+            here = own[(own["frame"] == t) & own["kept"]]
+            _patches(ax, (side, side), here["spot"].tolist())
+    for t, ax in enumerate(axes[0, 1:]):
+        ax.set_title(f"{t + 1}", fontsize=8)
+    return fig
+
+
+def _named(method: str) -> str:
+    """A method's label; `video.per_frame` gives its methods this ending."""
+    base = method.removesuffix("_per_frame")
+    return f"{_title(base)}, per frame" if base != method else _title(method)
+
+
+def _stem(question: str) -> str:
+    """A question with its options and without its answer-format sentence."""
+    return question.partition(" Answer ")[0]
+
+
+@styled
+def kept_over_time(spread: pd.DataFrame, uniform: float) -> Figure:
+    """The share of a clip's kept tokens that stand in each frame, one line per method.
+
+    spread: `video.frames_kept`; uniform: what each frame would have of an even budget, in %.
+    """
+    _need(spread, ("method", "frame", "of_kept"))
+    fig = _figure(5.2, 3.2)
+    ax = fig.subplots()
+    ax.axhline(uniform, color="#1A1A1A", lw=1, ls=(0, (6, 2)), label="an even budget")
+    for method, own in spread.groupby("method", sort=False):
+        own = own.sort_values("frame")
+        look = {**_curve(method), "label": _named(method)}
+        ax.plot(own["frame"] + 1, own["of_kept"], lw=1.3, **look)
+    ax.set(xlabel="frame", ylabel="share of the kept tokens (%)", ylim=(0, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    _legend_row(fig, ax)
+    return fig

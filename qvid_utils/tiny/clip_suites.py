@@ -1,0 +1,102 @@
+"""The embedded video suites: `python -m qvid_utils.tiny.clip_suites` writes them as parquet.
+
+`tiny_mvbench` asks six types of question (its tasks) of clips of 8 frames; `tiny_videomme` asks of
+short (4), medium (8) and long (16 frames) clips, and a good part of its questions is about what is
+there for a moment. Clips come from a stream of their own, so none was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..paths import DATA
+from . import clips
+
+VIDEOS = DATA / "tiny" / "videos"
+
+EVALUATION = 10  # the stream of random numbers that no training stage draws from
+LENGTHS = {"short": 4, "medium": 8, "long": 16}
+MVBENCH = ("direction", "order", "count", "action", "letter", "colour")
+VIDEOMME = ("flash", "direction", "action", "colour", "order", "flash")
+EACH = 80  # questions of a type in tiny_mvbench
+LONG = 160  # questions of a length in tiny_videomme
+
+
+def _ask(rng: np.random.Generator, wanted: dict[str, int], frames: int, name: str) -> list[dict]:
+    """Rows for `wanted` questions of each type, at most three of a clip, one of a type."""
+    rows: list[dict] = []
+    left, number = dict(wanted), 0
+    while any(left.values()):
+        clip = clips.draw_clip(rng, frames)
+        pixels = clips.render(clip, rng)
+        asked = []
+        for kind in sorted(left, key=left.__getitem__, reverse=True):
+            question = clips.ask(kind, clip, rng) if left[kind] and len(asked) < 3 else None
+            if question is not None:
+                asked.append(question)
+                left[kind] -= 1
+        if not asked:
+            continue
+        picture = f"{name}{number:03d}"
+        film = {"bytes": clips.film(pixels), "path": f"{picture}.png"}
+        number += 1
+        rows += [
+            {
+                "picture": picture,
+                "image": {"video": film, "frames": frames},
+                "question": question.text,
+                "answer": question.answer,
+                "kind": question.kind,
+                "split": question.kind,
+                "group": "",
+            }
+            for question in asked
+        ]
+    return rows
+
+
+def build(seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Both suites; answers of a type are as the world draws them, options in random order."""
+    rng = np.random.default_rng([seed, EVALUATION])
+    rows = {"tiny_mvbench": _ask(rng, dict.fromkeys(MVBENCH, EACH), 8, "m")}
+    rows["tiny_videomme"] = []
+    share = LONG // len(VIDEOMME)
+    wanted = {kind: share * VIDEOMME.count(kind) for kind in VIDEOMME}
+    wanted["flash"] += LONG - sum(wanted.values())
+    for length, frames in LENGTHS.items():
+        found = _ask(rng, wanted, frames, length[0])
+        rows["tiny_videomme"] += [{**row, "split": length} for row in found]
+    frames = {}
+    for suite, found in rows.items():
+        frame = pd.DataFrame(found)
+        frame.insert(0, "id", [f"{suite}/{i:04d}" for i in range(len(frame))])
+        frames[suite] = frame
+    return frames
+
+
+def write(folder: Path, seed: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for suite, frame in build(seed).items():
+        frame.to_parquet(
+            folder / f"{suite}.parquet",
+            index=False,
+            compression="zstd",
+            dictionary_pagesize_limit=1 << 26,
+        )
+        print(f"{suite}: {len(frame)} questions on {frame['picture'].nunique()} clips")
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--out", type=Path, default=VIDEOS)
+    words.add_argument("--seed", type=int, default=0)
+    chosen = words.parse_args()
+    write(chosen.out, chosen.seed)
+
+
+if __name__ == "__main__":
+    main()

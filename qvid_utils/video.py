@@ -1,0 +1,385 @@
+"""Notebook 05's numbers: video suites at shares of their tokens, and what stands beside them.
+
+    python -m qvid_utils.video --out data/measured
+
+asks the embedded video model every question under every method at the papers' shares, and stores
+the answers and the table of results.
+
+A budget is a share of a clip's visual tokens. Clips of different lengths are asked apart, each with
+its own count, and meet again in one table. Beside the methods stand the honest baselines of video:
+fewer frames at the same number of tokens, and the first frame alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from . import results
+from .benchmarks import TINY_VIDEO, Suite, video_suite
+from .benchmarks.base import error_of, metrics, pull_of, value_of
+from .benchmarks.observation import prompts
+from .benchmarks.paper_profile import here, place
+from .benchmarks.published import published
+from .families import FAMILIES, Unavailable, family_of
+from .families.layout import frames_of
+from .methods import METHODS, Method
+from .models import LoadError, load
+from .paths import DATA, PROFILES, RUNS
+from .pruning import pruned
+from .runner import Cell, evaluate
+from .selection import top_k_by_picture
+
+__all__ = [
+    "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",
+    "frames_kept", "kept", "lengths", "main", "per_frame", "rows", "setting", "store", "stored",
+    "with_frames",
+]  # fmt: skip
+
+SHARES = {"2b": (33.3, 22.2, 11.1), "12": (25.0, 15.0, 10.0)}  # % of the tokens, by paper table
+FEWER, FIRST = "fewer_frames", "first_frame"  # the baselines' names in a table
+COMPARED = (
+    "qvid", "v2drop", "fastv", "pyramiddrop", "sparsevlm", "svd_prune", "svd_prune_per_frame",
+    "divprune", "random", "stride",
+)  # fmt: skip
+SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
+EMBEDDED = "tiny/llava_onevision"
+CHECKPOINTS = {  # of each table, and the family whose number of frames is shown
+    "2b": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
+    "12": ("LanguageBind/Video-LLaVA-7B-hf", "video_llava"),
+}
+PUBLISHED = ("mvbench", "videomme")
+
+
+def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite]]:
+    """Model, processor and video suites of a profile; table: whose checkpoint "paper" takes.
+
+    ValueError for an unknown profile or table; Unavailable names what is not on this machine.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
+    if table not in CHECKPOINTS:
+        raise ValueError(f"table={table!r}: it must be one of {', '.join(CHECKPOINTS)}")
+    if profile == "paper":
+        return _paper(*CHECKPOINTS[table])
+    try:
+        return *load(EMBEDDED), [video_suite(name) for name in TINY_VIDEO]
+    except LoadError as missing:
+        raise Unavailable(
+            f"{missing}: train it with `python -m qvid_utils.tiny.train --family llava_onevision`"
+        ) from missing
+
+
+def _paper(checkpoint: str, family: str) -> tuple[nn.Module, Any, list[Suite]]:
+    lacking = [name for name in (checkpoint, *PUBLISHED) if not here(name)]
+    if lacking:
+        raise Unavailable(
+            f"profile='paper' needs {', '.join(lacking)}, which are not on this machine: fetch "
+            "them with `python -m qvid_utils.benchmarks fetch` where there is a network, or use "
+            "profile='tiny'"
+        )
+    suites = [published(name, place(name), family=family) for name in PUBLISHED]
+    return *load(place(checkpoint) or checkpoint), suites
+
+
+def takes_videos(model: nn.Module) -> None:
+    """ValueError, with the families that do, for a model of a family without videos."""
+    family = family_of(model)
+    able = [f.name for f in FAMILIES.values() if hasattr(f.tiny(), "video_token_id")]
+    if not hasattr(model.config, "video_token_id"):
+        raise ValueError(f"{family.name} takes no videos; those that do: {', '.join(able)}")
+
+
+# ------------------------------------------------------------------------------ suites and budgets
+def lengths(one: Suite) -> list[Suite]:
+    """The suite in parts of one number of frames each, from few to many."""
+    shown = one.samples["image"].map(lambda image: image["frames"])
+    parts = [one.samples[shown == n].reset_index(drop=True) for n in sorted(shown.unique())]
+    return [dataclasses.replace(one, samples=part) for part in parts]
+
+
+def with_frames(one: Suite, number: int) -> Suite:
+    """The same questions with `number` evenly spaced frames of each clip (1: the first)."""
+    images = one.samples["image"].map(lambda image: {**image, "frames": number})
+    return dataclasses.replace(one, samples=one.samples.assign(image=images))
+
+
+def per_frame(name: str) -> Method:
+    """A method of METHODS with an equal budget for every frame instead of one over the clip.
+
+    ValueError for a method that does not simply keep its best tokens.
+    """
+    chosen = METHODS[name]
+    if getattr(chosen.select, "__name__", "") != "top_k":
+        raise ValueError(
+            f"method {name!r} does not keep the best-scored tokens as they are, so its budget "
+            "cannot be told frame by frame"
+        )
+    return dataclasses.replace(
+        chosen,
+        name=f"{name}_per_frame",
+        select=top_k_by_picture,
+        note=f"{chosen.note} Equal budgets for all frames: ours.".strip(),
+        label=f"{chosen.label}, per frame",
+    )
+
+
+def visual_tokens(model: nn.Module, processor: Any, part: Suite) -> int:
+    """N_v of the questions of a part with one number of frames."""
+    inputs = prompts(processor, part.samples.head(1), model.device)
+    known = torch.tensor(family_of(model).visual_tokens(model.config))
+    return int(torch.isin(inputs["input_ids"].cpu(), known).sum())
+
+
+def evaluate_shares(
+    model: nn.Module,
+    processor: Any,
+    suites: Sequence[Suite],
+    methods: Sequence[str | Method] = COMPARED,
+    shares: Sequence[float] = SHARES["2b"],
+    **options: Any,
+) -> pd.DataFrame:
+    """`runner.evaluate` of the unpruned model, of each method at each share, and of the baselines.
+
+    shares: in % of a clip's tokens. More columns: share (100 for the full model and for the first
+    frame alone), frames and n_visual of what was shown. `fewer_frames` shows as many frames as have
+    the share of the tokens, at least one. options: of `evaluate`; its `limit` counts a suite's
+    questions of one length.
+    """
+    takes_videos(model)
+    for share in shares:
+        if not 0 < share <= 100:
+            raise ValueError(f"share={share}: give a percentage in (0, 100]")
+    found = []
+    for one in suites:
+        for part in lengths(one):
+            frames = int(part.samples["image"].iloc[0]["frames"])
+            n_visual = visual_tokens(model, processor, part)
+            counts = {max(1, round(n_visual * share / 100)): share for share in shares}
+            cells = [Cell(), *(Cell(m, keep) for keep in counts for m in methods)]
+            told = evaluate(model, processor, [part], cells, **options)
+            told = told.assign(
+                share=told["keep"].astype("float64").map(counts).fillna(100.0),
+                frames=frames,
+                n_visual=n_visual,
+            )
+            found += [told, *baselines(model, processor, part, shares, **options)]
+    return pd.concat(found, ignore_index=True)
+
+
+def baselines(
+    model: nn.Module, processor: Any, part: Suite, shares: Sequence[float], **options: Any
+) -> list[pd.DataFrame]:
+    """The first frame alone, and fewer frames at each share, for clips of one length."""
+    frames = int(part.samples["image"].iloc[0]["frames"])
+    n_visual = visual_tokens(model, processor, part)
+    shown = [(FIRST, 100.0, 1)]
+    shown += [(FEWER, share, max(1, round(frames * share / 100))) for share in shares]
+    found = []
+    for name, share, number in shown:
+        told = evaluate(model, processor, [with_frames(part, number)], [Cell()], **options)
+        found.append(told.assign(method=name, share=share, frames=number, n_visual=n_visual))
+    return found
+
+
+# ------------------------------------------------------------------------------------------ tables
+def rows(records: pd.DataFrame, suites: Sequence[Suite], **about: Any) -> pd.DataFrame:
+    """Long rows of the results schema under the paper's names: MVBench, VideoMME and its lengths.
+
+    records: of `evaluate_shares`; about: `table`, `model`, … of the rows. Errors are over clips.
+    """
+    about = {"table": "tiny_video", "model": EMBEDDED, "device": "cpu", "dtype": "float32"} | about
+    made = []
+    for one in suites:
+        mine = records[records["suite"] == one.name]
+        asked = one.only(mine["sample"])
+        for (name, variant, share), part in mine.groupby(["method", "variant", "share"]):
+            for metric, ratios in metrics(asked, part).items():
+                length = metric.removeprefix("accuracy_")
+                if metric != "accuracy" and length not in SPLITS:
+                    continue
+                made.append(
+                    {
+                        **about,
+                        "method": name,
+                        "variant": variant,
+                        "retention_pct": share,
+                        "mean_tokens": round(part["mean_tokens"].mean(), 6),
+                        "benchmark": SPLITS.get(length, one.stands_for),
+                        "metric": "score",
+                        "value": value_of(ratios),
+                        "unit": "%",
+                        "n": len(part)
+                        if metric == "accuracy"
+                        else int(part.split.eq(length).sum()),
+                        "stderr": error_of(pull_of(ratios, part["picture"])),
+                        "seed": about.get("seed", 0),
+                        "source": "measured",
+                    }
+                )
+    return results.tidy(pd.DataFrame(made))
+
+
+def chance(samples: pd.DataFrame) -> pd.Series:
+    """What guessing among the options of each question gives, in [0, 1]."""
+    return 1 / samples["question"].str.count(r"\b[A-D]\. ")
+
+
+def by_type(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
+    """Accuracy in % by suite and type of question: chance, the first frame, the full model, and
+    the error of the full model's over clips."""
+    asked = pd.concat([one.samples for one in suites])
+    guess = asked.assign(chance=chance(asked)).groupby("id")["chance"].first()
+    made = []
+    for (one, kind), part in records.groupby(["suite", "kind"]):
+        full = part[part["method"] == "full"]
+        hits = full.assign(off=full["score"] - full["score"].mean())
+        pull = hits.groupby("picture")["off"].sum() / len(full)
+        first = part[part["method"] == FIRST]
+        made.append(
+            {
+                "suite": one,
+                "kind": kind,
+                "n": len(full),
+                "chance": 100 * full["sample"].map(guess).mean(),
+                "first_frame": 100 * first["score"].mean(),
+                "full": 100 * full["score"].mean(),
+                "stderr": 100 * error_of(pull),
+            }
+        )
+    return pd.DataFrame(made)
+
+
+# ------------------------------------------------------------------------------ the stored run
+STORED = ["suite", "sample", "asked", "method", "variant", "keep", "layer", "rank", "share",
+          "frames", "n_visual", "mean_tokens", "prediction"]  # fmt: skip
+
+
+def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str) -> list[Path]:
+    """Write `<name>.csv`, the rows of results, and `<name>_answers.parquet`; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_answers.parquet"
+    texts = dict.fromkeys(("suite", "sample", "method", "variant", "prediction"), "category")
+    told = records.assign(asked=_asked(records))[STORED].astype(texts)
+    told.to_parquet(path, index=False, compression="zstd")
+    return [results.write(rows(records, suites), folder / f"{name}.csv"), path]
+
+
+def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
+    """The records of the stored run, as `evaluate_shares` gave them.
+
+    Raises ValueError where there is no such run, or where it answered other questions.
+    """
+    path = folder / f"{profile}_video_answers.parquet"
+    if not path.exists():
+        raise ValueError(f"no stored run {path.name}: python -m qvid_utils.video makes it")
+    told = pd.read_parquet(path)
+    texts = told.select_dtypes("category").columns
+    told = told.astype(dict.fromkeys(texts, "object"))
+    suites = {name: video_suite(name) for name in told["suite"].unique()}
+    asked = pd.concat([one.samples for one in suites.values()])
+    asked = asked.assign(asked=_asked(asked)).rename(columns={"id": "sample"})
+    columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
+    frame = told.merge(asked[columns], on=["sample", "asked"], how="left")
+    if frame["question"].isna().any():
+        unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
+        raise ValueError(
+            f"{path.name} answers another question than {unknown!r} of today: the suites have "
+            "changed, so run python -m qvid_utils.video again"
+        )
+    scores = [suites[row.suite].hit(row.prediction, row) for row in frame.itertuples()]
+    return frame.drop(columns="asked").assign(score=scores)
+
+
+def _asked(frame: pd.DataFrame) -> list[int]:
+    """A number made from question and answer: tells whether an id still means the same."""
+    pairs = zip(frame["question"], frame["answer"], strict=True)
+    return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The stored run: all methods and per-frame budgets at the shares of both tables."""
+    new = argparse.ArgumentParser("python -m qvid_utils.video", description=main.__doc__)
+    new.add_argument("--out", type=Path, default=DATA / "measured")
+    new.add_argument("--store", type=Path, default=RUNS / "tiny" / "video", help="to go on from")
+    new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
+    chosen = new.parse_args(argv)
+    try:
+        model, processor, suites = setting("tiny")
+    except Unavailable as missing:
+        new.error(str(missing))
+    methods = [*COMPARED, *map(per_frame, ("qvid", "random"))]
+    shares = [share for both in SHARES.values() for share in both]
+    told = {"limit": chosen.limit, "store": chosen.store, "sharers": 1, "progress": True}
+    records = evaluate_shares(model, processor, suites, methods, shares, **told)
+    for path in store(records, suites, chosen.out, "tiny_video"):
+        print(path)
+    return 0
+
+
+# --------------------------------------------------------------------------------- what is kept
+@torch.inference_mode()
+def kept(
+    model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]
+) -> pd.DataFrame:
+    """What the first cut of each cell keeps of each clip: one row per question, cell and token.
+
+    samples: rows of a suite with one number of frames. Columns: sample, question, answer, method,
+    prediction, right, token, frame (-1 for a token that shows no place), spot (its number within
+    the frame), score, kept.
+    """
+    takes_videos(model)
+    inputs = prompts(processor, samples, model.device)
+    family, made = family_of(model), []
+    for cell in cells:
+        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+            ids = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        said = [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+        for i, row in enumerate(samples.itertuples()):
+            cut = next(cut for cut in trace.cuts if cut.row == i)
+            token = cut.scored.numpy(force=True)
+            frame = frames_of(family.blocks(model.config, inputs, i)).numpy()[token]
+            spot = pd.Series(frame).groupby(frame).cumcount().to_numpy()
+            made.append(
+                pd.DataFrame(
+                    {
+                        "sample": row.id,
+                        "question": row.question,
+                        "answer": row.answer,
+                        "method": cell.labels["method"],
+                        "prediction": said[i],
+                        "right": said[i].strip().lower() == row.answer.lower(),
+                        "token": token,
+                        "frame": frame,
+                        "spot": spot,
+                        "score": cut.scores.double().numpy(force=True),
+                        "kept": np.isin(token, cut.kept.numpy(force=True)),
+                    }
+                )
+            )
+    return pd.concat(made, ignore_index=True)
+
+
+def frames_kept(shown: pd.DataFrame) -> pd.DataFrame:
+    """How the budget spreads over time: by method and frame, the mean share of a clip's kept tokens
+    that stand in it, and of the frame's own tokens that are kept; both in %. shown: of `kept`."""
+    placed = shown[shown["frame"] >= 0]
+    all_kept = placed.groupby(["method", "sample"])["kept"].transform("sum")
+    each = placed.assign(part=placed["kept"] / all_kept.where(all_kept > 0))
+    by = ["method", "sample", "frame"]
+    each = each.groupby(by).agg(of_kept=("part", "sum"), of_frame=("kept", "mean"))
+    return (100 * each).groupby(["method", "frame"]).mean().reset_index()
+
+
+if __name__ == "__main__":
+    main()
