@@ -47,9 +47,7 @@ def _asked(frame: pd.DataFrame) -> list[int]:
     return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
 
 
-def stored(
-    profile: str, folder: Path = DATA / "measured", model: str = "llava"
-) -> pd.DataFrame:
+def stored(profile: str, folder: Path = DATA / "measured", model: str = "llava") -> pd.DataFrame:
     """The records of the stored run of a profile's model, as `evaluate` gave them; those of suites
     whose answers have no score of their own (captions) are left out.
 
