@@ -6,6 +6,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pandas as pd
+
 from .benchmarks import TINY, suite
 from .benchmarks.paper_profile import CHECKPOINT, SUITES, named, place
 from .benchmarks.stored import store
@@ -93,16 +95,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             workers = chosen.workers or (2 if plan.model.startswith("tiny/") else 1)
             records, parts = in_processes(plan, workers, **how)
-    except (StoreError, LoadError, Unavailable) as stop:
-        new.exit(1, f"{new.prog}: {stop}\n")
+    except (StoreError, LoadError, Unavailable, ValueError) as stop:
+        told = "\n".join([str(stop), *getattr(stop, "__notes__", [])])  # and the sample
+        new.exit(1, f"{new.prog}: {told}\n")
     if not len(records):
         print("no cell is whole yet: no table")
         return 0
     told = {"model": named(plan.model), "device": parts["device"], "dtype": parts["dtype"]}
     for path in store(records, [suite(s) for s in plan.suites], out, name, **told):
         print(path)
+    _print_means(records)
     print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
     return 0
+
+
+def _print_means(records: pd.DataFrame) -> None:
+    """Right answers in %, cell by suite, where they fit a screen; all else is in the table."""
+    lines = ["method", "variant", "keep", "layer"]
+    means = records.pivot_table("score", lines, "suite", sort=False, dropna=False) * 100
+    means = means.dropna(how="all")
+    if len(means) <= 40:
+        print(means.round(1).to_string(na_rep=""))
 
 
 def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:

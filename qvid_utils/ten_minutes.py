@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start(chosen.seed)
     began = perf_counter()
     try:
+        if chosen.model and Path(chosen.model).is_absolute() and not Path(chosen.model).exists():
+            raise LoadError(f"--model {chosen.model}: there is no such folder")
         data = chosen.data or place("pope")
         suite = published("pope", data, limit=chosen.questions, seed=chosen.seed)
         expected(len(suite.samples))
