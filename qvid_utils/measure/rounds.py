@@ -11,6 +11,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 __all__ = ["Spread", "clock_of", "interleaved", "paired", "peak_bytes", "spread"]
 
@@ -66,17 +67,21 @@ def interleaved(
     """What each task returned, round by round; the first `warm_up` rounds are run and forgotten.
 
     A round runs every task once and begins one task further than the round before, so that none
-    always follows the same neighbour. Raises ValueError for fewer than one round.
+    always follows the same neighbour. In a terminal a bar says how far it is. Raises ValueError for
+    fewer than one round.
     """
     if rounds < 1 or warm_up < 0:
         raise ValueError(f"rounds={rounds}, warm_up={warm_up}: give 1 or more, and 0 or more")
     names, found = list(tasks), {name: [] for name in tasks}
-    for number in range(warm_up + rounds):
-        turn = number % max(1, len(names))
-        for name in names[turn:] + names[:turn]:
-            value = tasks[name]()
-            if number >= warm_up:
-                found[name].append(value)
+    # disable=None: silent unless somebody watches
+    with tqdm(total=(warm_up + rounds) * len(names), unit="run", disable=None, leave=False) as bar:
+        for number in range(warm_up + rounds):
+            turn = number % max(1, len(names))
+            for name in names[turn:] + names[:turn]:
+                value = tasks[name]()
+                bar.update()
+                if number >= warm_up:
+                    found[name].append(value)
     return found
 
 
