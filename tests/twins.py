@@ -1,11 +1,17 @@
 """Small random models of each family, their tokenizers and templates, and what the tests ask."""
 
 import functools
+import inspect
 from dataclasses import dataclass
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForImageTextToText, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
@@ -15,6 +21,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from qvid_utils.families import FAMILIES, remember
 from qvid_utils.families.processors import image_only
 
+# Older transformers repeat pictures one by one for beams, so that the beams of a prompt with two of
+# them see others than they should; newer ones encode a prompt's pictures once for all beams.
+BEAMS_SHARE = "mm_encoder_outputs" in inspect.getsource(inspect.getmodule(GenerationMixin))
 # Methods whose oracles stand in files of their own: test_tower_site, test_text_tower, test_pooling.
 ELSEWHERE = ("tome", "downsampling", "pooling", "trim", "cdpruner")
 WITH_VIDEO = ("video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")

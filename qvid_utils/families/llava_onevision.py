@@ -60,7 +60,9 @@ def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any])
     features are; frames of a video pooled by two."""
     blank = values.new_zeros(values.shape[-1])
     if kind == "video":
-        count, frames = given["pixel_values_videos"][:2]
+        # older versions of transformers give the frames of videos this name, too
+        shape = given.get("pixel_values_videos") or given["pixel_values"]
+        count, frames = shape[:2]
         pooled = base.apply_pooling(values).reshape(count, -1, len(blank))
         return torch.cat([pooled, blank.expand(count, 1, -1)], 1).flatten(0, 1)[:, None]
     sizes, numbers = given["image_sizes"], given.get("batch_num_images")
