@@ -157,7 +157,8 @@ def packed(model, kind, inputs, numbers=None):
     names = {"image": ("pixel_values", "image_sizes", "batch_num_images", "image_grid_thw")}
     names["video"] = ("pixel_values_videos", "video_grid_thw")
     try:
-        out = encode(**{n: inputs[n] for n in names[kind] if n in inputs}).pooler_output
+        pixels, *more = [n for n in names[kind] if n in inputs]  # the first one's name has changed
+        out = encode(inputs[pixels], **{n: inputs[n] for n in more}).pooler_output
     finally:
         setattr(part, name, before)
         if family == "llava_onevision":
