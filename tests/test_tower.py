@@ -164,9 +164,8 @@ def packed(model, kind, inputs, numbers=None):
         if family == "llava_onevision":
             base.image_newline = newline
     if (family, kind) == ("llava_onevision", "video") and out.shape[1] % 4 == 0:
-        out = torch.nn.functional.pad(
-            out, (0, 0, 0, 1)
-        )  # older versions add the line break further on
+        # older versions add the line break further on
+        out = torch.nn.functional.pad(out, (0, 0, 0, 1))
     return out.flatten(0, 1) if isinstance(out, torch.Tensor) else torch.cat(list(out))
 
 
