@@ -593,35 +593,6 @@ def over_rank(joined: pd.DataFrame) -> Figure:
     return fig
 
 
-@styled
-def forest(rows: pd.DataFrame) -> Figure:
-    """QViD minus each other method with its paired interval, one panel per budget.
-
-    rows: `runner.differences`: method, keep, difference, low, high (accuracy points). Right of the
-    line QViD answers more; a hollow point's interval holds zero.
-    """
-    _need(rows, ("method", "keep", "difference", "low", "high"))
-    keeps = sorted(rows["keep"].unique(), reverse=True)
-    order = rows[rows["keep"] == keeps[-1]].sort_values("difference")["method"].tolist()
-    fig = _figure(WIDTH, 0.26 * len(order) + 0.95)
-    for ax, keep in zip(
-        fig.subplots(1, len(keeps), sharey=True, sharex=True, squeeze=False)[0], keeps, strict=True
-    ):
-        own = rows[rows["keep"] == keep].set_index("method").loc[order]
-        ax.axvline(0, color=INK, lw=0.9)
-        ax.grid(axis="y", color="#E6E6E6", lw=0.6)
-        for place, row in enumerate(own.itertuples()):
-            clear = row.low > 0 or row.high < 0
-            ax.plot([row.low, row.high], [place, place], color=BLUE, lw=1.6)
-            ax.plot(row.difference, place, "o", color=BLUE, mfc=BLUE if clear else "white", ms=5)
-        ax.set_title(f"keep {keep}")
-        ax.set_yticks(range(len(order)), [_title(method) for method in order])
-        ax.tick_params(axis="y", length=0)
-        ax.set_xlabel("points")
-    fig.supxlabel("QViD minus the other, accuracy (95 % interval over pictures)", fontsize=9)
-    return fig
-
-
 # --------------------------------------------------------------------- layer sweep (notebook 03)
 @styled
 def layer_sweep(averages: pd.DataFrame) -> Figure:

@@ -231,6 +231,12 @@ _V2DROP_NOTE = (
     "keep is the mean over layers. For models and budgets without a published list one ratio "
     "serves the first two stages and is solved for; the last leaves one token."
 )
+_SPARSEVLM = staged(
+    (3, 7, 16),
+    32,
+    counts=SPARSEVLM_LLAVA,
+    source="SparseVLM v1.5, after layers 2, 6, 15 of 32; its lists for LLaVA-1.5",
+)
 _SPARSEVLM_NOTE = (
     "192, 128, 96 and 64 of 576 tokens in 32 layers are the official lists, whose true means over "
     "layer inputs lie 14 to 18 tokens above the label; else keep is the mean, and one ratio of the "
@@ -301,12 +307,7 @@ METHODS: dict[str, Method] = {
         Method(
             "sparsevlm",
             rules.sparsevlm,
-            staged(
-                (3, 7, 16),
-                32,
-                counts=SPARSEVLM_LLAVA,
-                source="SparseVLM v1.5, after layers 2, 6, 15 of 32; its lists for LLaVA-1.5",
-            ),
+            _SPARSEVLM,
             select=Recycle(),
             positions="contiguous",
             source="SparseVLM (Zhang et al., 2025), v1.5, official code",
@@ -318,12 +319,7 @@ METHODS: dict[str, Method] = {
         Method(
             "sparsevlm_in_place",
             rules.sparsevlm,
-            staged(
-                (3, 7, 16),
-                32,
-                counts=SPARSEVLM_LLAVA,
-                source="SparseVLM v1.5, after layers 2, 6, 15 of 32; its lists for LLaVA-1.5",
-            ),
+            _SPARSEVLM,
             select=Recycle(in_place=True),
             source="SparseVLM v1.5, our adaptation to positions along several axes",
             note="Not published: a merged token stands where its cluster's centre stood, and all "

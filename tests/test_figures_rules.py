@@ -38,12 +38,6 @@ def make_averages(methods=("qvid", "column_norm", "random"), layers=(1,)):
     return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64", "loud": int})
 
 
-def make_differences():
-    rows = [("column_norm", keep, 20.0, 10.0, 30.0) for keep in KEEPS]
-    rows += [("per_head_max", keep, 1.0, -1.0, 3.0) for keep in KEEPS]
-    return pd.DataFrame(rows, columns=["method", "keep", "difference", "low", "high"])
-
-
 def make_ranks():
     rows = [(budget, rank, 60.0 + rank, 70.0 + rank + budget / 10, 2.0)
             for budget in (11.1, 22.2, 33.3) for rank in (1.0, 4.0, 16.0)]  # fmt: skip
@@ -64,7 +58,6 @@ FIGURES = {
     "maps": lambda: figures.score_maps(PICTURES, make_maps()),
     "keep": lambda: figures.over_keep(make_averages(), {"one": ["qvid"], "two": ["random"]}),
     "rank": lambda: figures.over_rank(make_ranks()),
-    "forest": lambda: figures.forest(make_differences()),
     "layers": lambda: figures.layer_sweep(make_averages(("qvid", "random"), range(12))),
     "cost": lambda: figures.layer_cost(make_averages(("qvid", "random"), range(12))),
     "suites": lambda: figures.layer_sweep_by_suite(make_accuracies(), 15),
@@ -105,15 +98,6 @@ def test_over_keep_draws_every_budget_of_every_method():
     assert ax.get_xticks().tolist() == [16, 32, 48]
 
 
-def test_forest_is_hollow_where_the_interval_holds_zero():
-    fig = FIGURES["forest"]()
-    ax = fig.axes[0]
-    points = [one for one in ax.lines if one.get_marker() == "o"]
-    assert [(p.get_xdata()[0], p.get_markerfacecolor()) for p in points] == [
-        (1.0, "white"), (20.0, figures.BLUE),
-    ]  # fmt: skip
-
-
 def test_layers_without_a_word_are_hollow():
     ax = FIGURES["layers"]().axes[0]
     qvid = line(ax, "QViD")
@@ -140,7 +124,7 @@ def test_ranks_of_paper_and_ours_are_both_there():
     assert {t.get_text() for t in ax.get_legend().get_texts()} >= {"ours, 33.3 % kept"}
 
 
-@pytest.mark.parametrize("name", ["over_rank", "forest", "layer_sweep", "layer_cost"])
+@pytest.mark.parametrize("name", ["over_rank", "layer_sweep", "layer_cost"])
 def test_a_frame_without_a_column_is_named(name):
     with pytest.raises(ValueError, match="lacks the columns"):
         getattr(figures, name)(pd.DataFrame({"x": [1]}))

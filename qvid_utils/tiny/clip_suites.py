@@ -7,14 +7,13 @@ there for a moment. Clips come from a stream of their own, so none was trained o
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..paths import DATA
-from . import clips
+from . import clips, suites
 
 VIDEOS = DATA / "tiny" / "videos"
 
@@ -70,33 +69,12 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
     for length, frames in LENGTHS.items():
         found = _ask(rng, wanted, frames, length[0])
         rows["tiny_videomme"] += [{**row, "split": length} for row in found]
-    frames = {}
-    for suite, found in rows.items():
-        frame = pd.DataFrame(found)
-        frame.insert(0, "id", [f"{suite}/{i:04d}" for i in range(len(frame))])
-        frames[suite] = frame
-    return frames
+    return suites.numbered(rows)
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for suite, frame in build(seed).items():
-        frame.to_parquet(
-            folder / f"{suite}.parquet",
-            index=False,
-            compression="zstd",
-            dictionary_pagesize_limit=1 << 26,
-        )
-        print(f"{suite}: {len(frame)} questions on {frame['picture'].nunique()} clips")
-
-
-def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("--out", type=Path, default=VIDEOS)
-    words.add_argument("--seed", type=int, default=0)
-    chosen = words.parse_args()
-    write(chosen.out, chosen.seed)
+    suites.store(build(seed), folder, "clips")
 
 
 if __name__ == "__main__":
-    main()
+    suites.command(__doc__, VIDEOS, write)

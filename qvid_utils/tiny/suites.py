@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,11 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
                 for row in builder(scene, rng, name):
                     rows[suite].append({"picture": name, "image": image, **row})
         picture += 1
+    return numbered(rows)
+
+
+def numbered(rows: Mapping[str, list[dict]]) -> dict[str, pd.DataFrame]:
+    """The rows of each suite as a frame whose first column is their `id`, "suite/0000"."""
     frames = {}
     for suite, found in rows.items():
         frame = pd.DataFrame(found)
@@ -136,12 +141,10 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
     return frames
 
 
-def write(folder: Path, seed: int = 0) -> None:
+def store(frames: Mapping[str, pd.DataFrame], folder: Path, shown: str) -> None:
+    """One file per suite; shown: what its questions are about, in the plural, for the last line."""
     folder.mkdir(parents=True, exist_ok=True)
-    from . import captions, edited, sized  # with pictures of their own; stored as these are
-
-    more = {module.NAME: module.build(seed) for module in (captions, edited, sized)}
-    for suite, frame in {**build(seed), **more}.items():
+    for suite, frame in frames.items():
         # One dictionary for all pictures of a file: a picture of many questions is stored once.
         frame.to_parquet(
             folder / f"{suite}.parquet",
@@ -149,16 +152,24 @@ def write(folder: Path, seed: int = 0) -> None:
             compression="zstd",
             dictionary_pagesize_limit=1 << 26,
         )
-        print(f"{suite}: {len(frame)} questions on {frame['picture'].nunique()} pictures")
+        print(f"{suite}: {len(frame)} questions on {frame['picture'].nunique()} {shown}")
 
 
-def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("--out", type=Path, default=SUITES)
+def write(folder: Path, seed: int = 0) -> None:
+    from . import captions, edited, sized  # with pictures of their own; stored as these are
+
+    more = {module.NAME: module.build(seed) for module in (captions, edited, sized)}
+    store({**build(seed), **more}, folder, "pictures")
+
+
+def command(about: str, folder: Path, write: Callable[[Path, int], None]) -> None:
+    """The command line of a module that writes suites."""
+    words = argparse.ArgumentParser(description=about.splitlines()[0])
+    words.add_argument("--out", type=Path, default=folder)
     words.add_argument("--seed", type=int, default=0)
     chosen = words.parse_args()
     write(chosen.out, chosen.seed)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, SUITES, write)
