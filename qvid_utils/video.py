@@ -30,6 +30,7 @@ from .benchmarks.base import error_of, metrics, pull_of, value_of
 from .benchmarks.observation import prompts
 from .benchmarks.paper_profile import here, place
 from .benchmarks.published import published
+from .benchmarks.published.video import frames
 from .families import FAMILIES, Unavailable, family_of
 from .families.layout import frames_of
 from .methods import METHODS, Method
@@ -41,8 +42,8 @@ from .selection import top_k_by_picture
 
 __all__ = [
     "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",
-    "frames_kept", "kept", "lengths", "main", "per_frame", "rows", "setting", "store", "stored",
-    "with_frames",
+    "films", "frames_kept", "kept", "lengths", "main", "per_frame", "rows", "setting", "store",
+    "stored", "with_frames",
 ]  # fmt: skip
 
 SHARES = {"2b": (33.3, 22.2, 11.1), "12": (25.0, 15.0, 10.0)}  # % of the tokens, by paper table
@@ -51,6 +52,7 @@ COMPARED = (
     "qvid", "v2drop", "fastv", "pyramiddrop", "sparsevlm", "svd_prune", "svd_prune_per_frame",
     "divprune", "random", "stride",
 )  # fmt: skip
+RUN = {"2b": "_video", "12": "_video_llava"}  # how a profile's stored run of a table is called
 SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
 EMBEDDED = "tiny/llava_onevision"
 CHECKPOINTS = {  # of each table, and the family whose number of frames is shown
@@ -274,14 +276,16 @@ def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: st
     return [results.write(rows(records, suites), folder / f"{name}.csv"), path]
 
 
-def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
-    """The records of the stored run, as `evaluate_shares` gave them.
+def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b") -> pd.DataFrame:
+    """The records of the stored run of a table's model, as `evaluate_shares` gave them.
 
     Raises ValueError where there is no such run, or where it answered other questions.
     """
-    path = folder / f"{profile}_video_answers.parquet"
+    path = folder / f"{profile}{RUN[table]}_answers.parquet"
     if not path.exists():
-        raise ValueError(f"no stored run {path.name}: python -m qvid_utils.video makes it")
+        raise ValueError(
+            f"no stored run {path.name}: python -m qvid_utils.video --table {table} makes it"
+        )
     told = pd.read_parquet(path)
     texts = told.select_dtypes("category").columns
     told = told.astype(dict.fromkeys(texts, "object"))
@@ -307,26 +311,34 @@ def _asked(frame: pd.DataFrame) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The stored run: all methods and per-frame budgets at the shares of both tables."""
+    """The stored run of a table's model: all methods and per-frame budgets at its shares."""
     new = argparse.ArgumentParser("python -m qvid_utils.video", description=main.__doc__)
     new.add_argument("--out", type=Path, default=DATA / "measured")
+    new.add_argument("--table", choices=list(SHARES), default="2b", help="whose model and shares")
     new.add_argument("--store", type=Path, default=RUNS / "tiny" / "video", help="to go on from")
     new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
     chosen = new.parse_args(argv)
     try:
-        model, processor, suites = setting("tiny")
+        model, processor, suites = setting("tiny", chosen.table)
     except Unavailable as missing:
         new.error(str(missing))
-    methods = [*COMPARED, *map(per_frame, ("qvid", "random"))]
-    shares = [share for both in SHARES.values() for share in both]
+    methods, shares = [*COMPARED, *map(per_frame, ("qvid", "random"))], SHARES[chosen.table]
     told = {"limit": chosen.limit, "store": chosen.store, "sharers": 1, "progress": True}
     records = evaluate_shares(model, processor, suites, methods, shares, **told)
-    for path in store(records, suites, chosen.out, "tiny_video"):
+    for path in store(records, suites, chosen.out, f"tiny{RUN[chosen.table]}"):
         print(path)
     return 0
 
 
 # --------------------------------------------------------------------------------- what is kept
+def films(samples: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The frames that each question is shown, uint8 (T, h, w, 3), by sample."""
+    shown = {
+        row.id: frames(row.image["video"], row.image["frames"]) for row in samples.itertuples()
+    }
+    return {name: np.stack([np.asarray(frame) for frame in film]) for name, film in shown.items()}
+
+
 @torch.inference_mode()
 def kept(
     model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]

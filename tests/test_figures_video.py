@@ -105,6 +105,6 @@ def test_a_panel_for_each_share_and_a_line_for_each_method():
     assert found == {(80, 1.14), (40, 0.14), (82, 0.86), (42, -0.14)}
     ends = bars[0].lines[2][0].get_segments()[0]
     assert ends[:, 0].tolist() == [75, 83]
-    upright = {(line.get_xdata()[0], line.get_linestyle()) for line in left.lines
-               if len(line.get_xdata()) == 2 and line.get_xdata()[0] == line.get_xdata()[1]}  # fmt: skip
+    ends = [(line.get_xdata(), line.get_linestyle()) for line in left.lines]
+    upright = {(x[0], style) for x, style in ends if len(x) == 2 and x[0] == x[1]}
     assert upright == {(90, "--"), (25.0, ":"), (92, "--"), (33.0, ":")}
