@@ -42,14 +42,14 @@ STORIES = (*clips.STORIES, "flashes")
 NOW = (None, "as before", *clips.DIRECTIONS, "recoloured", "new", "gone", "appears", "vanishes")
 # How often a type of question is drawn.
 MIX = {
-    "direction": 1.6,
-    "action": 1.3,
-    "colour": 1.0,
-    "count": 1.6,
-    "order": 1.3,
-    "letter": 1.2,
+    "direction": 1.2,
+    "action": 1.2,
+    "colour": 0.8,
+    "count": 2.4,
+    "order": 1.8,
+    "letter": 1.5,
     "flash": 1.0,
-    "still_colour": 0.4,
+    "still_colour": 0.3,
 }
 
 
@@ -62,7 +62,7 @@ class Preset:
 
     tower: int = 500
     tower_batch: int = 48
-    language: int = 2200
+    language: int = 4200
     clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
@@ -71,6 +71,7 @@ class Preset:
     lessons: int = 100
     later_lessons: float = 0.2
     seen_layer: int = 4
+    count_layer: int = 5
     ground_layer: int = 6
     save: int = 50
 
@@ -133,11 +134,13 @@ def clip_batch(rng: np.random.Generator, number: int, length: int):
 
 def shown(drawn: list[clips.Clip]) -> dict[str, Tensor]:
     """What every visual token shows, (B, T, 16) each: kind and colour (the last is "ground"), the
-    frame, and what has happened to it up to now (`NOW`)."""
+    frame, the cell where the thing was first seen (the last is "none"), and what has happened to it
+    up to now (`NOW`)."""
     shape = (len(drawn), len(drawn[0][0].cells), onevision.CELLS)
     kind = torch.full(shape, train.NONE)
     colour = torch.full(shape, len(train.COLOUR_NAMES))
     now = torch.zeros(shape, dtype=torch.long)
+    origin = torch.full(shape, onevision.CELLS)
     for b, clip in enumerate(drawn):
         for actor in clip:  # first what is gone: it may be hidden by what comes there later
             for t in range(actor.last + 1, shape[1]):
@@ -157,10 +160,16 @@ def shown(drawn: list[clips.Clip]) -> dict[str, Tensor]:
                 elif actor.colours[t] != actor.colours[0]:
                     happened = "recoloured"
                 now[spot] = NOW.index(happened)
+                origin[spot] = number_of(actor.cells[actor.first])
                 kind[spot] = world.KINDS.index(actor.kind)
                 colour[spot] = train.COLOUR_NAMES.index(actor.colours[t])
     frame = torch.arange(shape[1])[None, :, None].expand(shape)
-    return {"kind": kind, "colour": colour, "frame": frame, "now": now}
+    return {"kind": kind, "colour": colour, "frame": frame, "now": now, "origin": origin}
+
+
+def number_of(cell: clips.Cell) -> int:
+    """A cell's place among a frame's visual tokens."""
+    return cell[0] * clips.BOARD + cell[1]
 
 
 SIZES = {
@@ -168,13 +177,25 @@ SIZES = {
     "colour": len(train.COLOUR_NAMES) + 1,
     "frame": LONGEST,
     "now": len(NOW),
+    "origin": onevision.CELLS + 1,
 }
-PARTS = (len(STORIES), len(clips.DIRECTIONS), LONGEST, LONGEST, *[len(train.COLOUR_NAMES)] * 2)
+# What a word knows, a number of classes each: of a thing its story, direction, first and last
+# frame, colour and cell, and its turns (`TURNS`); of a verb, how many things do so.
+TURNS = ("appears first", "appears last", "vanishes first", "vanishes last")
+COUNTED = {"appear": "appears", "vanish": "vanishes", "move": "moves"}
+MOST = 5  # things of a clip
+PARTS = (
+    *(len(STORIES), len(clips.DIRECTIONS), LONGEST, LONGEST),
+    *[len(train.COLOUR_NAMES)] * 2,
+    *[onevision.CELLS] * 2,
+    len(TURNS),
+    MOST + 1,
+)
 
 
 def facts(drawn: list[clips.Clip], ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What the naming words of (B, Q, t) stand for in their clips, many-hot (n, ΣPARTS), and which
-    words name something, bool (B, Q, t): story, direction, first and last frame and colour."""
+    """What the telling words of (B, Q, t) stand for in their clips, many-hot (n, ΣPARTS), and which
+    words tell something, bool (B, Q, t): those that name a thing, and the verbs of counts."""
     table = torch.zeros(len(drawn), len(WORD), sum(PARTS))
     starts = np.cumsum((0, *PARTS))
     for b, clip in enumerate(drawn):
@@ -186,11 +207,34 @@ def facts(drawn: list[clips.Clip], ids: Tensor) -> tuple[Tensor, Tensor]:
                 actor.last,
                 train.COLOUR_NAMES.index(actor.colours[0]),
                 train.COLOUR_NAMES.index(actor.colours[-1]),
+                number_of(actor.cells[actor.first]),
+                number_of(actor.cells[actor.last]),
             ]
             row = [start + p for start, p in zip(starts, place, strict=False) if p is not None]
+            row += [starts[8] + TURNS.index(turn) for turn in turns_of(actor, clip)]
             table[b, WORD[actor.kind], row] = 1
-    naming = torch.isin(ids, torch.tensor(KIND_WORDS))
-    return table[naming.nonzero()[:, 0], ids[naming]], naming
+        for verb, story in COUNTED.items():
+            number = sum(actor.story == story for actor in clip)
+            table[b, WORD[verb], starts[9] + number] = 1
+    telling = torch.isin(ids, torch.tensor([*KIND_WORDS, *(WORD[verb] for verb in COUNTED)]))
+    return table[telling.nonzero()[:, 0], ids[telling]], telling
+
+
+def totals(drawn: list[clips.Clip]) -> Tensor:
+    """How many things do each of COUNTED, (B, 3); -100 for clips of which it is not asked."""
+    table = [[sum(a.story == story for a in clip) for story in COUNTED.values()] for clip in drawn]
+    flashing = [any(a.story == "flashes" for a in clip) for clip in drawn]
+    return torch.tensor(table).masked_fill(torch.tensor(flashing)[:, None], -100)
+
+
+def turns_of(actor: clips.Actor, clip: clips.Clip) -> list[str]:
+    """Which of TURNS are a thing's."""
+    if actor.story not in ("appears", "vanishes"):
+        return []
+    times = [a.first if a.story == "appears" else a.last for a in clip if a.story == actor.story]
+    own = actor.first if actor.story == "appears" else actor.last
+    ends = {"first": min(times), "last": max(times)}
+    return [f"{actor.story} {turn}" for turn, time in ends.items() if own == time]
 
 
 def taught(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -301,11 +345,13 @@ def told_by_tokens(reader: Reader, hidden: Tensor, there: dict[str, Tensor]):
         truth = there[name].flatten(1).to(hidden.device)
         each = F.cross_entropy(guess.flatten(0, 1), truth.flatten(), reduction="none")
         loss = loss + (each[event.flatten()].mean() + 0.3 * each.mean()) / np.log(size)
-        if name == "now":  # what has changed is rare
-            changed = truth.flatten() > NOW.index("as before")
+        if name in ("now", "origin"):  # what has changed is rare
+            changed = there["now"].flatten() > NOW.index("as before")
+            changed = changed.to(hidden.device)
             loss = loss + 2 * (each * changed).sum() / changed.sum().clamp(min=1) / np.log(size)
     now = there["now"].flatten(1).to(hidden.device)
-    right = (read[-1].argmax(-1) == now)[event].float().mean()
+    guess = read[list(SIZES).index("now")]
+    right = (guess.argmax(-1) == now)[event].float().mean()
     return loss, right
 
 
@@ -323,6 +369,7 @@ def train_language(
         "newline": newline,
         "reader": Reader(width, sum(SIZES.values())).to(device),
         "grounder": Reader(width, sum(PARTS)).to(device),
+        "counter": Reader(width, len(COUNTED) * (MOST + 1)).to(device),
     }
     optimiser = train.optimisers(modules, preset.rate, muon=True)
     parts = {**modules, "adamw": optimiser[0], "muon": optimiser[1]}
@@ -349,7 +396,7 @@ def train_language(
         length = int(rng.choice(list(odds), p=list(odds.values())))
         number = preset.clips * 8 // max(length, 5)
         drawn, frames = clip_batch(rng, number, length)
-        options = rng.random() < (0.4 if step < preset.open_until else 0.65)
+        options = rng.random() < (0.4 if step < preset.open_until else 0.8)
         bare = step < preset.bare_until
         packed = pack(drawn, rng, preset.questions, tok, bool(options), bare)
         there = shown(drawn)
@@ -364,17 +411,22 @@ def train_language(
         halfway = out.hidden_states[preset.ground_layer][:, prefix:]
         halfway = halfway[naming.flatten(1).to(device)].float()
         ground = F.binary_cross_entropy_with_logits(modules["grounder"](halfway), truth.to(device))
+        told = modules["counter"](out.hidden_states[preset.count_layer][:, prefix - 1].float())
+        told, numbers = told.unflatten(1, (-1, MOST + 1)).flatten(0, 1), totals(drawn).flatten()
+        counted = F.cross_entropy(told, numbers.to(device), reduction="sum")
+        counted = counted / (numbers >= 0).sum().clamp(min=1).to(device)
         answers = (packed.target >= 0).flatten(1)
         logits = model.lm_head(out.last_hidden_state[:, prefix:][answers.to(device)]).float()
         target = packed.target.flatten(1)[answers].to(device)
         answer = F.cross_entropy(logits, target)
-        train.step_all(answer + sight + 10 * ground, optimiser, modules)
+        train.step_all(answer + sight + counted + sum(PARTS) / 6 * ground, optimiser, modules)
         hits = (logits.argmax(-1) == target)[0::2].tolist()  # answer, end, answer, end, ...
         for kind, hit in zip(packed.kind, hits, strict=True):
             marks.setdefault(kind, []).append(hit)
-        told = f"answer {answer:.3f} sight {sight:.3f} now {right_now:.2f} ground {ground:.4f}"
-        bar.set_postfix_str(told)
-        _note(folder, step, f"T{length} {told}", marks)
+        line = f"answer {answer:.3f} sight {sight:.3f} now {right_now:.2f} ground {ground:.4f} "
+        line += f"counted {counted:.2f}"
+        bar.set_postfix_str(line)
+        _note(folder, step, f"T{length} {line}", marks)
         if (step + 1) % preset.save == 0:
             checkpoint.save(step + 1, parts)
 

@@ -1,0 +1,83 @@
+"""Tables of the video runs: accuracy by type of question, paired differences of methods, and how
+much of what is kept depends on the question."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .benchmarks.base import error_of
+from .results import paired_bootstrap
+
+__all__ = ["ALL", "by_method", "in_common", "leads"]
+
+ALL = "all"  # the type of question that stands for a suite's whole
+EDGE = 1.96  # standard errors on either side of a 95 % interval
+
+
+def by_method(records: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each method at each share, by suite and type of question, `ALL` types first.
+
+    records: `video.evaluate_shares`. Columns: suite, kind, share, method, value (%), stderr over
+    clips, low and high (95 %, within [0, 100]), n, mean_tokens.
+    """
+    every = pd.concat([records.assign(kind=ALL), records])
+    rows = []
+    for key, part in every.groupby(["suite", "kind", "share", "method"], sort=False):
+        off = (part["score"] - part["score"].mean()) / len(part)
+        value, error = (
+            100 * part["score"].mean(),
+            100 * error_of(off.groupby(part["picture"]).sum()),
+        )
+        rows.append(
+            dict(zip(("suite", "kind", "share", "method"), key, strict=True))
+            | {"value": value, "stderr": error, "low": max(0.0, value - EDGE * error)}
+            | {"high": min(100.0, value + EDGE * error), "n": len(part)}
+            | {"mean_tokens": part["mean_tokens"].mean()}
+        )
+    return pd.DataFrame(rows)
+
+
+def leads(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.DataFrame:
+    """`method` minus every other one at the same share, in accuracy points.
+
+    Paired over the questions of a suite, bootstrapped over clips: suite, share, method (the other),
+    difference, low and high (95 %), n, clips. ValueError where the method was not asked.
+    """
+    rows = []
+    pruned = records[~records["method"].isin(["full", "first_frame"])]
+    for (suite, share), part in pruned.groupby(["suite", "share"], sort=False):
+        own = part[part["method"] == method].set_index("sample")
+        if own.empty:
+            raise ValueError(f"no answers of {method!r} at {share} % of {suite}: ask it as well")
+        for other, theirs in part[part["method"] != method].groupby("method", sort=False):
+            score = theirs.set_index("sample")["score"].loc[own.index]
+            found = paired_bootstrap(
+                100 * own["score"], 100 * score, groups=own["picture"], seed=seed
+            )
+            rows.append(
+                {"suite": suite, "share": share, "method": other}
+                | dict(zip(("difference", "low", "high"), found, strict=True))
+                | {"n": len(own), "clips": own["picture"].nunique()}
+            )
+    return pd.DataFrame(rows)
+
+
+def in_common(shown: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The part of a question's kept tokens that another question about its clip keeps, too.
+
+    shown: `video.kept` of equal budgets; samples: with `picture`, the first two questions of each
+    clip count. Columns: method, common (mean over clips, %), least (the lowest), clips. ValueError
+    where no clip has two questions.
+    """
+    clip = samples.set_index("id")["picture"]
+    kept = shown[shown["kept"]].groupby(["method", "sample"], sort=False)["token"].agg(set)
+    rows = []
+    for method, sets in kept.groupby("method", sort=False):
+        sets = sets.droplevel("method")
+        pairs = sets.groupby(clip.loc[sets.index].to_numpy(), sort=False).agg(list)
+        parts = [len(two[0] & two[1]) / len(two[0]) for two in pairs if len(two) > 1]
+        if not parts:
+            raise ValueError("no clip is asked two questions: give samples of some that are")
+        found = {"common": 100 * sum(parts) / len(parts), "least": 100 * min(parts)}
+        rows.append({"method": method, **found, "clips": len(parts)})
+    return pd.DataFrame(rows)
