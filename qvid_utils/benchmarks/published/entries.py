@@ -236,7 +236,17 @@ def _mvbench(doc, post):
         "question": f"Question:{doc['question']}\nOption:\n{listing}{post}",
         "answer": "" if place is None else LETTERS[place],
         "picture": doc["video"],
+        "part": _part(doc.get("start"), doc.get("end")),
     }
+
+
+def _part(start: float | None, end: float | None) -> tuple[float, float] | None:
+    """Which seconds of a video are shown; None for all."""
+    if start is None or end is None:
+        return None
+    if not 0 <= start < end:
+        raise ValueError(f"start {start} and end {end}")
+    return start, end
 
 
 def _videomme(doc, post):
@@ -359,7 +369,8 @@ _TABLE = (
         ),
         ("video", "question", "candidates", "answer"), _mvbench, "mvbench", 16, 4000, config="json",
         post={"default": "Only give the best option.\n"}, media="video", image="video",
-        note="the mean over the tasks; an empty answer is wrong here, and left out by lmms-eval",
+        note="the mean over the tasks; an empty answer is wrong here, and left out by lmms-eval, "
+        "which reads the hub's revision `video`; whole videos are cut to start and end",
     ),
     Benchmark(
         "videomme", "VideoMME", ("2b", "12"), "lmms-eval/Video-MME", ("test",),
