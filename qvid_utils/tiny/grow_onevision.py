@@ -133,11 +133,13 @@ def clip_batch(rng: np.random.Generator, number: int, length: int):
 
 def shown(drawn: list[clips.Clip]) -> dict[str, Tensor]:
     """What every visual token shows, (B, T, 16) each: kind and colour (the last is "ground"), the
-    frame, and what has happened to it up to now (`NOW`)."""
+    frame, the cell where the thing was first seen (the last is "none"), and what has happened to it
+    up to now (`NOW`)."""
     shape = (len(drawn), len(drawn[0][0].cells), onevision.CELLS)
     kind = torch.full(shape, train.NONE)
     colour = torch.full(shape, len(train.COLOUR_NAMES))
     now = torch.zeros(shape, dtype=torch.long)
+    origin = torch.full(shape, onevision.CELLS)
     for b, clip in enumerate(drawn):
         for actor in clip:  # first what is gone: it may be hidden by what comes there later
             for t in range(actor.last + 1, shape[1]):
@@ -157,10 +159,16 @@ def shown(drawn: list[clips.Clip]) -> dict[str, Tensor]:
                 elif actor.colours[t] != actor.colours[0]:
                     happened = "recoloured"
                 now[spot] = NOW.index(happened)
+                origin[spot] = number_of(actor.cells[actor.first])
                 kind[spot] = world.KINDS.index(actor.kind)
                 colour[spot] = train.COLOUR_NAMES.index(actor.colours[t])
     frame = torch.arange(shape[1])[None, :, None].expand(shape)
-    return {"kind": kind, "colour": colour, "frame": frame, "now": now}
+    return {"kind": kind, "colour": colour, "frame": frame, "now": now, "origin": origin}
+
+
+def number_of(cell: clips.Cell) -> int:
+    """A cell's place among a frame's visual tokens."""
+    return cell[0] * clips.BOARD + cell[1]
 
 
 SIZES = {
@@ -168,13 +176,24 @@ SIZES = {
     "colour": len(train.COLOUR_NAMES) + 1,
     "frame": LONGEST,
     "now": len(NOW),
+    "origin": onevision.CELLS + 1,
 }
-PARTS = (len(STORIES), len(clips.DIRECTIONS), LONGEST, LONGEST, *[len(train.COLOUR_NAMES)] * 2)
+# What a word knows, a number of classes each: of a thing its story, direction, first and last
+# frame, colour and cell, and its turns (`TURNS`); of a verb, how many things do so.
+TURNS = ("appears first", "appears last", "vanishes first", "vanishes last")
+COUNTED = {"appear": "appears", "vanish": "vanishes", "move": "moves"}
+PARTS = (
+    *(len(STORIES), len(clips.DIRECTIONS), LONGEST, LONGEST),
+    *[len(train.COLOUR_NAMES)] * 2,
+    *[onevision.CELLS] * 2,
+    len(TURNS),
+    6,
+)
 
 
 def facts(drawn: list[clips.Clip], ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What the naming words of (B, Q, t) stand for in their clips, many-hot (n, ΣPARTS), and which
-    words name something, bool (B, Q, t): story, direction, first and last frame and colour."""
+    """What the telling words of (B, Q, t) stand for in their clips, many-hot (n, ΣPARTS), and which
+    words tell something, bool (B, Q, t): those that name a thing, and the verbs of counts."""
     table = torch.zeros(len(drawn), len(WORD), sum(PARTS))
     starts = np.cumsum((0, *PARTS))
     for b, clip in enumerate(drawn):
@@ -186,11 +205,29 @@ def facts(drawn: list[clips.Clip], ids: Tensor) -> tuple[Tensor, Tensor]:
                 actor.last,
                 train.COLOUR_NAMES.index(actor.colours[0]),
                 train.COLOUR_NAMES.index(actor.colours[-1]),
+                number_of(actor.cells[actor.first]),
+                number_of(actor.cells[actor.last]),
             ]
             row = [start + p for start, p in zip(starts, place, strict=False) if p is not None]
+            row += [starts[8] + TURNS.index(turn) for turn in turns_of(actor, clip)]
             table[b, WORD[actor.kind], row] = 1
-    naming = torch.isin(ids, torch.tensor(KIND_WORDS))
-    return table[naming.nonzero()[:, 0], ids[naming]], naming
+        for verb, story in COUNTED.items():
+            number = sum(actor.story == story for actor in clip)
+            table[b, WORD[verb], starts[9] + number] = 1
+    telling = torch.isin(ids, torch.tensor([*KIND_WORDS, *(WORD[verb] for verb in COUNTED)]))
+    return table[telling.nonzero()[:, 0], ids[telling]], telling
+
+
+def turns_of(actor: clips.Actor, clip: clips.Clip) -> list[str]:
+    """Which of TURNS are a thing's."""
+    if actor.story not in ("appears", "vanishes"):
+        return []
+    times = [
+        a.first if a.story == "appears" else a.last for a in clip if a.story == actor.story
+    ]
+    own = actor.first if actor.story == "appears" else actor.last
+    ends = {"first": min(times), "last": max(times)}
+    return [f"{actor.story} {turn}" for turn, time in ends.items() if own == time]
 
 
 def taught(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -301,11 +338,13 @@ def told_by_tokens(reader: Reader, hidden: Tensor, there: dict[str, Tensor]):
         truth = there[name].flatten(1).to(hidden.device)
         each = F.cross_entropy(guess.flatten(0, 1), truth.flatten(), reduction="none")
         loss = loss + (each[event.flatten()].mean() + 0.3 * each.mean()) / np.log(size)
-        if name == "now":  # what has changed is rare
-            changed = truth.flatten() > NOW.index("as before")
+        if name in ("now", "origin"):  # what has changed is rare
+            changed = there["now"].flatten() > NOW.index("as before")
+            changed = changed.to(hidden.device)
             loss = loss + 2 * (each * changed).sum() / changed.sum().clamp(min=1) / np.log(size)
     now = there["now"].flatten(1).to(hidden.device)
-    right = (read[-1].argmax(-1) == now)[event].float().mean()
+    guess = read[list(SIZES).index("now")]
+    right = (guess.argmax(-1) == now)[event].float().mean()
     return loss, right
 
 
@@ -368,7 +407,7 @@ def train_language(
         logits = model.lm_head(out.last_hidden_state[:, prefix:][answers.to(device)]).float()
         target = packed.target.flatten(1)[answers].to(device)
         answer = F.cross_entropy(logits, target)
-        train.step_all(answer + sight + 10 * ground, optimiser, modules)
+        train.step_all(answer + sight + sum(PARTS) / 6 * ground, optimiser, modules)
         hits = (logits.argmax(-1) == target)[0::2].tolist()  # answer, end, answer, end, ...
         for kind, hit in zip(packed.kind, hits, strict=True):
             marks.setdefault(kind, []).append(hit)
