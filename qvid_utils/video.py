@@ -53,6 +53,7 @@ COMPARED = (
 )  # fmt: skip
 SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
 EMBEDDED = "tiny/llava_onevision"
+TWIN = "tiny/video_llava"  # of Table 12
 CHECKPOINTS = {  # of each table, and the family whose number of frames is shown
     "2b": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
     "12": ("LanguageBind/Video-LLaVA-7B-hf", "video_llava"),
@@ -61,7 +62,8 @@ PUBLISHED = ("mvbench", "videomme")
 
 
 def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite]]:
-    """Model, processor and video suites of a profile; table: whose checkpoint "paper" takes.
+    """Model, processor and video suites of a profile; table: whose checkpoint "paper" takes, and
+    whose embedded twin "tiny" does.
 
     ValueError for an unknown profile or table; Unavailable names what is not on this machine.
     """
@@ -72,10 +74,12 @@ def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite
     if profile == "paper":
         return _paper(*CHECKPOINTS[table])
     try:
-        return *load(EMBEDDED), [video_suite(name) for name in TINY_VIDEO]
+        suites = [video_suite(name) for name in TINY_VIDEO]
+        return *load(TWIN if table == "12" else EMBEDDED), suites
     except LoadError as missing:
+        family = CHECKPOINTS[table][1]
         raise Unavailable(
-            f"{missing}: train it with `python -m qvid_utils.tiny.train --family llava_onevision`"
+            f"{missing}: train it with `python -m qvid_utils.tiny.train --family {family}`"
         ) from missing
 
 
