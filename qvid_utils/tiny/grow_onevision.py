@@ -410,7 +410,7 @@ def train_language(
         "language": decoder,
         "head": model.lm_head,
         "projector": model.model.multi_modal_projector,
-        "newline": nn.ParameterList([] if newline is None else [newline]),
+        **({} if newline is None else {"newline": nn.ParameterList([newline])}),
         "reader": Reader(width, sum(SIZES.values())).to(device),
         "grounder": Reader(width, sum(PARTS)).to(device),
         "counter": Reader(width, len(COUNTED) * (MOST + 1)).to(device),
