@@ -121,20 +121,42 @@ def test_what_a_token_shows_and_what_has_happened_to_it():
         world.KINDS.index("ring"), train.NONE, *[world.KINDS.index("T")] * 2,
     ]  # fmt: skip
     assert there["frame"][0, :, 5].tolist() == [0, 1, 2, 3]
+    origin = there["origin"][0]
+    assert [origin[t, cell].item() for t, cell in ((0, 15), (2, 11), (3, 7))] == [15] * 3
+    assert origin[:, spot].tolist() == [spot, 16, spot, spot]  # of each thing its own
 
 
 def test_facts_say_what_a_word_stands_for():
     star = Actor(
         "star", "moves", "up", (None, (3, 0), (2, 0), (1, 0)), ("red", "red", "red", "blue")
     )
-    ids = torch.tensor([[[grow.WORD[w] for w in ("What", "star", "red", "circle")]]])
-    truth, naming = grow.facts([(star,)], ids)
-    assert naming.tolist() == [[[False, True, False, True]]]
+    ids = torch.tensor([[[grow.WORD[w] for w in ("What", "star", "red", "circle", "move")]]])
+    truth, telling = grow.facts([(star,)], ids)
+    assert telling.tolist() == [[[False, True, False, True, True]]]
     starts = np.cumsum((0, *grow.PARTS))
     colours = list(world.COLOURS)
     want = [grow.STORIES.index("moves"), 2, 1, 3, colours.index("red"), colours.index("blue")]
-    assert truth[0].nonzero().flatten().tolist() == (starts[:-1] + want).tolist()
+    want += [12, 4]  # the cells of rows 3 and 1 in the first column
+    assert truth[0].nonzero().flatten().tolist() == (starts[:8] + want).tolist()
     assert not truth[1].any()
+    assert truth[2].nonzero().flatten().tolist() == [starts[9] + 1]  # one thing moves
+
+
+def test_turns_and_totals_of_a_clip():
+    """Three appear, one vanishes; a clip with a flash is not counted."""
+    still = (("red",) * 4, (0, 0))
+    clip = [
+        Actor(kind, "appears", "", (*(None,) * at, *(still[1],) * (4 - at)), still[0])
+        for kind, at in (("star", 1), ("T", 3), ("ring", 2))
+    ]
+    clip.append(Actor("cross", "vanishes", "", (still[1], None, None, None), still[0]))
+    turns = [grow.turns_of(actor, tuple(clip)) for actor in clip]
+    assert turns == [["appears first"], ["appears last"], [], ["vanishes first", "vanishes last"]]
+    flash = Actor("K", "flashes", "", (None, still[1], None, None), still[0])
+    assert grow.turns_of(flash, (flash,)) == []
+    numbers = grow.totals([tuple(clip), (*clip[:2], flash)])
+    assert list(grow.COUNTED) == ["appear", "vanish", "move"]
+    assert numbers.tolist() == [[3, 1, 0], [-100] * 3]
 
 
 def test_a_packed_question_ends_in_its_answer_and_the_end():
