@@ -53,14 +53,14 @@ STORIES = (*clips.STORIES, "flashes")
 NOW = (None, "as before", *clips.DIRECTIONS, "recoloured", "new", "gone", "appears", "vanishes")
 # How often a type of question is drawn.
 MIX = {
-    "direction": 1.6,
-    "action": 1.3,
-    "colour": 1.0,
-    "count": 1.6,
-    "order": 1.3,
-    "letter": 1.2,
+    "direction": 1.2,
+    "action": 1.2,
+    "colour": 0.8,
+    "count": 2.4,
+    "order": 1.8,
+    "letter": 1.5,
     "flash": 1.0,
-    "still_colour": 0.4,
+    "still_colour": 0.3,
 }
 
 
@@ -74,7 +74,7 @@ class Preset:
 
     tower: int = 500
     tower_batch: int = 48
-    language: int = 3000
+    language: int = 4200
     clips: int = 6
     questions: int = 10
     rate: float = 1.5e-3
@@ -440,7 +440,7 @@ def train_language(
         length = int(rng.choice(list(odds), p=list(odds.values())))
         number = preset.clips * 8 // max(length, 5)
         drawn, frames = clip_batch(rng, number, length)
-        options = rng.random() < (0.4 if course < preset.open_until else 0.65)
+        options = rng.random() < (0.4 if course < preset.open_until else 0.8)
         bare = course < preset.bare_until
         packed = pack(drawn, rng, preset.questions, tok, bool(options), bare, child.turn)
         there = shown(drawn)
