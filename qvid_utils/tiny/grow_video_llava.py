@@ -27,8 +27,8 @@ from .grow_onevision import Child, Preset, train_language, train_tower
 from .onevision_decoder import LINE, tokens_of
 
 PRESETS = {
-    "cpu": Preset(tower=1000, language=700, rate=8e-4, later_lessons=0.0, ahead=800),
-    "gpu": Preset(3000, 128, 4000, 32, rate=8e-4, later_lessons=0.0, ahead=800),
+    "cpu": Preset(language=1500, rate=1e-3, later_lessons=0.0, ahead=800),
+    "gpu": Preset(2000, 128, 6000, 32, rate=1e-3, later_lessons=0.0, ahead=800),
 }
 
 
