@@ -167,23 +167,31 @@ def test_training_sees_what_the_model_sees(model):
 
 
 def test_the_class_token_tells_no_cell(model, teacher, tmp_path, monkeypatch):
-    """What the readers are asked of a frame is asked of its 16 patches."""
-    asked = []
+    """What the readers are asked of a frame is asked of its 16 patches, which come last."""
+    seen, asked, tokens_of = [], [], course.tokens_of
+
+    def watched(model, frames):
+        seen.append(tokens_of(model, frames))
+        return seen[-1]
 
     def told(reader, hidden, there):
-        asked.append((hidden.shape[1], there["kind"][0].numel()))
+        asked.append((hidden, there["kind"]))
         return hidden.sum() * 0, torch.zeros(())
 
+    monkeypatch.setattr(course, "tokens_of", watched)
     monkeypatch.setattr(course, "told_by_tokens", told)
-    run(model, teacher, tmp_path, None)
-    assert len(asked) == FAST.language and all(a == b and a % 16 == 0 for a, b in asked)
+    run(model, teacher, tmp_path, None, replace(FAST, seen_layer=0))  # the stream as it comes in
+    assert len(asked) == FAST.language
+    for tokens, (hidden, kind) in zip(seen[FAST.tower :], asked, strict=True):
+        patches = tokens[:, 1:].reshape(*kind.flatten(1).shape, -1)
+        assert torch.equal(hidden, patches.to(hidden.dtype))
 
 
-def run(model, teacher, folder, until):
+def run(model, teacher, folder, until, preset=FAST):
     device = torch.device("cpu")
-    grow.train_tower(model, teacher, FAST, 0, folder, device, grow.VIDEO_LLAVA)
+    grow.train_tower(model, teacher, preset, 0, folder, device, grow.VIDEO_LLAVA)
     model.model.video_tower.requires_grad_(False)
-    grow.train_language(model, None, FAST, 0, folder, device, until, grow.VIDEO_LLAVA)
+    grow.train_language(model, None, preset, 0, folder, device, until, grow.VIDEO_LLAVA)
 
 
 def test_both_stages_resume_to_the_same_weights(teacher, tmp_path):

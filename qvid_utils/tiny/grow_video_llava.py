@@ -48,11 +48,8 @@ def graft(
     teacher: LlavaOnevisionForConditionalGeneration, model: VideoLlavaForConditionalGeneration
 ) -> None:
     """Give `model` the teacher's decoder, words and head: the same shapes and ids. A Llama's output
-    projection has a bias, too: zero. A line break is the teacher's newline."""
+    projections have biases, too, new ones of zero. A line break is the teacher's newline."""
     decoder = model.model.language_model
-    with torch.no_grad():
-        for layer in decoder.layers:
-            layer.self_attn.o_proj.bias.zero_()
     left = decoder.load_state_dict(teacher.model.language_model.state_dict(), strict=False)
     odd = [name for name in left.missing_keys if not name.endswith("o_proj.bias")]
     if odd or left.unexpected_keys:
