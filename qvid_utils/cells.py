@@ -9,7 +9,7 @@ from .comparison import COMPARED, LEFT_OUT, entries, keep_after, using
 from .identity import plain
 from .methods import METHODS, Method, method
 from .rules import RULES
-from .schedules import Cut
+from .schedules import Cut, check_share, count_at
 
 __all__ = [
     "KEEPS", "Cell", "comparison_cells", "every_method", "grid", "layer_cells", "option_cells",
@@ -33,7 +33,9 @@ class Cell:
     the method does not know is an error here, and not in the middle of a run. lists: use of a
     staged method's published lists (`Staged.using`); before: a cut that comes first, as `pruned`
     takes it, e.g. ("divprune", 72, {"positions": "original"}); shared: `keep` is the mean over the
-    questions of a suite, each gets its part by its interaction spectrum (`budgets`).
+    questions of a suite, each gets its part by its interaction spectrum (`budgets`); share: instead
+    of `keep`, the budget in % of each prompt's own visual tokens (`schedules.count_at`), for models
+    to which pictures or clips differ in size.
     """
 
     method: str | Method | None = None
@@ -43,12 +45,25 @@ class Cell:
     lists: str = ""
     before: tuple = ()
     shared: bool = False
+    share: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.method is None) != (self.keep is None):
+        if self.share is not None:
+            if self.keep is not None:
+                raise ValueError(
+                    f"cell with keep={self.keep!r} and share={self.share!r}: give one of them, a "
+                    "count of visual tokens or a percentage of each prompt's"
+                )
+            if self.shared:
+                raise ValueError(
+                    f"cell with share={self.share!r} and shared=True: the mean that questions "
+                    "share is a count, give it as keep"
+                )
+            object.__setattr__(self, "share", check_share(self.share))
+        if (self.method is None) != (self.keep is None and self.share is None):
             raise ValueError(
-                f"cell with method={self.method!r} and keep={self.keep!r}: give both to prune, "
-                "neither for the full model"
+                f"cell with method={self.method!r} and keep={self.keep!r}: give both to prune "
+                "(or share in place of keep), neither for the full model"
             )
         more = self.params or self.layer is not None or self.lists or self.before or self.shared
         if self.method is None and more:
@@ -62,24 +77,35 @@ class Cell:
         found = method(self.method, **self.params)
         return using(found, self.lists) if self.lists else found
 
-    @property
-    def stages(self) -> list[tuple[Method, int, dict[str, Any]]]:
-        """What `pruned` takes: the cut that comes first, if any, then the cell's own."""
-        own = {} if self.layer is None else {"layer": self.layer}
-        stages = [(self.chosen, self.keep, own)]
-        if self.before:
-            name, keep, *more = self.before
-            options = dict(more[0]) if more else {}
-            place = {"layer": options.pop("layer")} if "layer" in options else {}
-            stages.insert(0, (method(name, **options), keep, place))
-        return stages
+    def budget(self, counts: Sequence[int]) -> int | list[int]:
+        """What is kept of prompts with so many visual tokens each: one number, or one for each."""
+        if self.share is None:
+            return self.keep
+        keeps = [count_at(self.share, n_visual) for n_visual in counts]
+        return keeps[0] if len(set(keeps)) == 1 else keeps
 
     @property
-    def asked(self) -> tuple | list[tuple] | None:
+    def first(self) -> list[tuple[Method, int, dict[str, Any]]]:
+        """The cut that comes first, if any, as `pruned` takes it."""
+        if not self.before:
+            return []
+        name, keep, *more = self.before
+        options = dict(more[0]) if more else {}
+        place = {"layer": options.pop("layer")} if "layer" in options else {}
+        return [(method(name, **options), keep, place)]
+
+    def stages(self, counts: Sequence[int]) -> list[tuple[Method, int | list[int], dict[str, Any]]]:
+        """What `pruned` takes for a batch of prompts with so many visual tokens each: the cut that
+        comes first, if any, then the cell's own."""
+        own = {} if self.layer is None else {"layer": self.layer}
+        return [*self.first, (self.chosen, self.budget(counts), own)]
+
+    def asked(self, counts: Sequence[int]) -> tuple | list[tuple] | None:
         """The cell as `grid.answers` takes it: one cut, several one after the other, or none."""
         if self.method is None:
             return None
-        return self.stages if self.before or self.shared else self.stages[0]
+        stages = self.stages(counts)
+        return stages if self.before or self.shared else stages[0]
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -96,9 +122,16 @@ class Cell:
             "method": chosen.name,
             "variant": ", ".join(words),
             "keep": self.keep,
+            "retention_pct": self.share,
             "layer": self.layer,
             "rank": chosen.params.get("rank"),
         }
+
+    @property
+    def words(self) -> list[str]:
+        """The labels that are not empty, as texts; a share says that it is one."""
+        shown = {name: str(v) for name, v in self.labels.items() if v not in (None, "")}
+        return [f"share={v}" if name == "retention_pct" else v for name, v in shown.items()]
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -106,8 +139,10 @@ class Cell:
         if self.method is None:
             return {"method": None, "keep": None, "layer": None}
         found = {"method": plain(self.chosen), "keep": self.keep, "layer": self.layer}
+        if self.share is not None:
+            found["share"] = self.share
         if self.before:
-            found["before"] = plain(self.stages[0])
+            found["before"] = plain(self.first[0])
         return found | ({"shared": True} if self.shared else {})
 
 
@@ -115,11 +150,20 @@ def grid(
     methods: Iterable[str | Method],
     keeps: Iterable[int],
     layers: Iterable[int | None] = (None,),
+    *,
+    shares: Iterable[float] = (),
     **params: Any,
 ) -> list[Cell]:
-    """Every method at every budget and layer, with the same parameters."""
-    keeps, layers = list(keeps), list(layers)
-    return [Cell(m, keep, layer, params) for m in methods for keep in keeps for layer in layers]
+    """Every method at every budget and layer, with the same parameters; keeps: counts, shares: %
+    of each prompt's visual tokens."""
+    budgets = [{"keep": keep} for keep in keeps] + [{"share": share} for share in shares]
+    layers = list(layers)
+    return [
+        Cell(m, layer=layer, params=params, **budget)
+        for m in methods
+        for budget in budgets
+        for layer in layers
+    ]
 
 
 def every_method() -> list[str]:

@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     add("--revision", help="of a hub id")
     add("--methods", nargs="+", metavar="NAME", help="default: the cells of notebooks 02 and 03")
     add("--keeps", nargs="+", type=int, metavar="K", help="visual tokens kept (default: 48 32 16)")
+    add("--shares", nargs="+", type=float, metavar="PCT",
+        help="budgets in %% of each prompt's visual tokens, with --keeps or not")  # fmt: skip
     add("--layers", nargs="+", type=int, metavar="L", help="where to cut (default: the method's)")
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
     add("--no-full", action="store_true", help="without the model as it is")
@@ -111,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_means(records: pd.DataFrame) -> None:
     """Right answers in %, cell by suite, where they fit a screen; all else is in the table."""
-    lines = ["method", "variant", "keep", "layer"]
+    lines = [c for c in ("method", "variant", "keep", "retention_pct", "layer") if c in records]
     means = records.pivot_table("score", lines, "suite", sort=False, dropna=False) * 100
     means = means.dropna(how="all")
     if len(means) <= 40:
@@ -121,7 +123,8 @@ def _print_means(records: pd.DataFrame) -> None:
 def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     """What to run, and where its table goes: to data/measured only as the defaults are."""
     start(chosen.seed)
-    own = ("model", "methods", "keeps", "layers", "ranks", "suites", "store", "no_full", "name")
+    own = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "store", "no_full",
+           "name")  # fmt: skip
     changed = any(getattr(chosen, option) for option in own)
     if changed:
         _methods_first(chosen)
@@ -148,7 +151,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
 
 
 def _methods_first(chosen: argparse.Namespace) -> None:
-    for option in ("keeps", "layers", "ranks", "no_full", "model"):
+    for option in ("keeps", "shares", "layers", "ranks", "no_full", "model"):
         if getattr(chosen, option) and not chosen.methods:
             raise ValueError(f"--{option.replace('_', '-')} goes with --methods: name some")
     if chosen.profile == "paper" and not chosen.model:
@@ -156,9 +159,11 @@ def _methods_first(chosen: argparse.Namespace) -> None:
 
 
 def _cells(chosen: argparse.Namespace) -> list[Cell]:
-    keeps, layers = chosen.keeps or KEEPS, chosen.layers or (None,)
+    shares, layers = chosen.shares or (), chosen.layers or (None,)
+    keeps = chosen.keeps or (() if shares else KEEPS)
     ranks = [{"rank": rank} for rank in chosen.ranks or ()] or [{}]
-    pruned = [c for rank in ranks for c in grid(chosen.methods, keeps, layers, **rank)]
+    more = [{"shares": shares, **rank} for rank in ranks]
+    pruned = [cell for one in more for cell in grid(chosen.methods, keeps, layers, **one)]
     return pruned if chosen.no_full else [Cell(), *pruned]
 
 
@@ -169,7 +174,7 @@ def _dry_run(plan: Plan) -> int:
         for task in tasks:
             missing = len(task.missing(plan.on_error))
             total = sum(map(len, task.batches))
-            labels = [str(v) for v in task.cell.labels.values() if v not in (None, "")]
             held = f", {task.log.held()} has it" if task.log.held() else ""
-            print(f"{task.suite.name} {' '.join(labels)}: {total - missing} of {total}{held}")
+            name = " ".join([task.suite.name, *task.cell.words])
+            print(f"{name}: {total - missing} of {total}{held}")
     return 0

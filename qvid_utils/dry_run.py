@@ -19,19 +19,18 @@ from . import flops
 from .benchmarks.paper_profile import here
 from .benchmarks.published import BENCHMARKS
 from .benchmarks.published.scorers import caption_tools
-from .benchmarks.tables import ANSWERS, CELL, COSTS, cells_of
+from .benchmarks.tables import ANSWERS, CELL, COSTS, SUITE_OF, cells_of
 from .families import FAMILIES, Unavailable
 from .measure.workloads import config_of
-from .methods import method
+from .methods import METHODS, method
 from .paths import DATA, RUNS
 from .results import FULL, read
-from .schedules import Infeasible, tokens_per_layer
+from .schedules import Infeasible, count_at, tokens_per_layer
 
 __all__ = ["MODELS", "operations", "plan", "rate_of", "report"]
 
 TEXT = 60  # tokens of a prompt beside the picture, as QViD's Table 8 implies; answers are added
 ANSWER = 16  # at most so many tokens of an answer are counted, each as one of the prompt
-SHARE = "a budget as a share of each picture's tokens: the runner takes counts"
 
 
 def _video_llava() -> Any:
@@ -79,7 +78,7 @@ def operations(
     shape = _shape(model)
     visual = [shape.visual] * shape.layers
     if name != FULL:
-        keep = max(1, round(shape.visual * share / 100)) if keep is None else keep
+        keep = count_at(share, shape.visual) if keep is None else keep
         try:
             cuts = method(name).schedule(keep, shape.visual, shape.layers, layer)
         except Infeasible:
@@ -103,10 +102,9 @@ def plan(measured: Sequence[Path] | None = None) -> pd.DataFrame:
             None if pd.isna(v) else v for v in (row.keep, row.retention_pct, row.layer, row.rank)
         )
         each = operations(row.model, row.method, keep, share, layer, text)
-        at = () if row.method == FULL else (keep or share, *_settled(row.method, layer, rank))
+        at = () if row.method == FULL else _at(row.method, keep, share, layer, rank)
         run = (row.checkpoint, row.method, row.benchmark, *at)
         lacks = list(_missing(row.checkpoint, row.benchmark, row.method))
-        lacks += [SHARE] * (keep is None and row.method != FULL)
         rows.append({
             "run": run, "tflops": None if each is None else each * row.questions / 1e12,
             "done": run in known, "missing": "; ".join(lacks),
@@ -127,19 +125,30 @@ def _done(files: Sequence[Path]) -> set[tuple]:
         except ValueError:  # runs/ may hold tables of other kinds
             continue
         for row in rows[rows["source"].str.startswith("measured")].itertuples():
-            entry = BENCHMARKS.get(row.benchmark)
+            name = SUITE_OF.get(row.benchmark, row.benchmark)
+            entry = BENCHMARKS.get(name)
             if entry is None or pd.isna(row.n) or row.n < entry.size or row.variant:
                 continue
-            at = tuple(None if pd.isna(v) else v for v in (row.keep, row.layer, row.rank))
-            at = () if row.method == FULL else at  # it has neither, and keeps all
-            found.add((row.model, row.method, row.benchmark, *at))
+            if row.method not in (FULL, *METHODS):  # a baseline, or a rule of one's own
+                continue
+            at = (row.keep, row.retention_pct, row.layer, row.rank)
+            at = tuple(None if pd.isna(v) else v for v in at)
+            at = () if row.method == FULL else _at(row.method, *at)  # it keeps all
+            found.add((row.model, row.method, name, *at))
     return found
 
 
-def _settled(name: str, layer: int | None, rank: float | None) -> tuple:
-    """Layer and rank of a cell; what a table leaves out is the method's own."""
+def _at(
+    name: str, keep: int | None, share: float | None, layer: int | None, rank: float | None
+) -> tuple:
+    """Budget, layer and rank of a cell; what a table leaves out is the method's own."""
     usual = method(name).params.get("rank")
-    return (_usual_layer(name) if layer is None else layer, usual if rank is None else rank)
+    return (
+        keep,
+        None if share is None else round(share, 1),  # as the papers print it
+        _usual_layer(name) if layer is None else layer,
+        usual if rank is None else rank,
+    )
 
 
 @cache

@@ -9,6 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .figures import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    WIDTH,
     _curve,
     _figure,
     _legend_row,
@@ -16,12 +21,48 @@ from .figures import (
     _patches,
     _picture,
     _title,
-    _verdict,
     _wrapped,
     styled,
 )
 
-__all__ = ["film_strip", "kept_over_time"]
+__all__ = ["accuracy_at_shares", "film_strip", "kept_over_time"]
+
+
+BASELINES = {"fewer_frames": "Fewer frames", "first_frame": "First frame alone"}
+LOOKS = ((BLUE, "o"), (ORANGE, "s"), (INK, "D"))  # colour and marker of each suite
+
+
+@styled
+def accuracy_at_shares(table: pd.DataFrame, chance: Mapping[str, float]) -> Figure:
+    """Accuracy and its 95 % interval, a panel for each share of the tokens, a line for each method.
+
+    table: `video_tables.by_method` of all types of questions together; chance: by suite, in %. A
+    line across each panel is the unpruned model (dashed) and chance (dotted) of a suite. Methods
+    stand in the order of their mean over all shares and suites.
+    """
+    _need(table, ("suite", "share", "method", "value", "low", "high"))
+    pruned = table[table["share"] < 100]
+    shares = sorted(pruned["share"].unique(), reverse=True)
+    order = pruned.groupby("method")["value"].mean().sort_values().index.tolist()
+    fig = _figure(WIDTH, 0.26 * len(order) + 1.3)
+    axes = fig.subplots(1, len(shares), sharex=True, sharey=True, squeeze=False)[0]
+    suites = table["suite"].unique().tolist()
+    for ax, share in zip(axes, shares, strict=True):
+        for n, (suite, (colour, marker)) in enumerate(zip(suites, LOOKS, strict=False)):
+            mine = table[table["suite"] == suite]
+            full = mine.loc[mine["method"] == "full", "value"].iloc[0]
+            ax.axvline(full, color=colour, lw=1, ls=(0, (6, 2)))
+            ax.axvline(chance[suite], color=colour, lw=1, ls=":")
+            own = mine[mine["share"] == share]
+            y = [order.index(method) + 0.14 - 0.28 * n for method in own["method"]]
+            bars = [own["value"] - own["low"], own["high"] - own["value"]]
+            ax.errorbar(own["value"], y, xerr=bars, color=colour, marker=marker, ms=4, ls="",
+                        elinewidth=1, label=suite)  # fmt: skip
+        ax.set(title=f"{share:g} % of the tokens", xlabel="accuracy (%)", xlim=(0, 102))
+        ax.grid(axis="y", color=GREY, alpha=0.2, lw=0.6)
+    axes[0].set_yticks(range(len(order)), [_named(method) for method in order])
+    _legend_row(fig, axes[0])
+    return fig
 
 
 @styled
@@ -44,7 +85,8 @@ def film_strip(films: Mapping[str, np.ndarray], shown: pd.DataFrame) -> Figure:
     for ((sample, method), own), (words, *panels) in zip(strips, axes, strict=True):
         words.axis("off")
         head = own.iloc[0]
-        said = f"{_named(method)}: “{head['prediction']}”, {_verdict(head['right'])}"
+        verdict = "correct" if head["right"] else "wrong"  # "right" is a direction here
+        said = f"{_named(method)}: “{head['prediction']}”, {verdict}"
         said += f"\n{int(own['kept'].sum())} of {len(own)} tokens"
         if sample != last:
             asked = _wrapped(_stem(head["question"]), 30)
@@ -62,6 +104,8 @@ def film_strip(films: Mapping[str, np.ndarray], shown: pd.DataFrame) -> Figure:
 
 def _named(method: str) -> str:
     """A method's label; `video.per_frame` gives its methods this ending."""
+    if method in BASELINES:
+        return BASELINES[method]
     base = method.removesuffix("_per_frame")
     return f"{_title(base)}, per frame" if base != method else _title(method)
 

@@ -29,7 +29,7 @@ from .schedules import Cut
 from .selection import Kept
 from .stages import Stage, kept_of, scores_of, words_of
 
-__all__ = ["Answer", "Grid", "answers", "layers_once"]
+__all__ = ["Answer", "Grid", "answers", "layers_once", "visual_counts"]
 
 ROWS = 64  # of one batch at most, unless the caller's own has more
 GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
@@ -53,12 +53,12 @@ def answers(
 ) -> list[Answer]:
     """The greedy answer of every cell to the same batch of prompts, in the order of the cells.
 
-    cells: (method, keep) or (method, keep, {"layer": 5, "rank": 8, …}) as `pruned` takes them, a
-    list of such cuts one after the other, None for the unpruned model; options: of
-    `model.generate`, e.g. max_new_tokens. Each answer is that of `pruned` and `generate` alone: the
-    same tokens are kept, and logits agree up to the rounding that another batch size brings. Cells
-    that cut more than once, inside the vision tower or in two passes run alone; they share pictures
-    and lower layers.
+    cells: (method, keep) or (method, keep, {"layer": 5, "rank": 8, …}) as `pruned` takes them, keep
+    one number or one for each prompt, a list of such cuts one after the other, None for the
+    unpruned model; options: of `model.generate`, e.g. max_new_tokens. Each answer is that of
+    `pruned` and `generate` alone: the same tokens are kept, and logits agree up to the rounding
+    that another batch size brings. Cells that cut more than once, inside the vision tower or in two
+    passes run alone; they share pictures and lower layers.
     Raises ValueError for options that draw or search, and what `pruned` raises.
     """
     with ExitStack() as left:
@@ -71,6 +71,15 @@ def answers(
         found = {numbers[n]: answer for n, answer in grid.together(together)}
         found |= {n: grid.alone(cell) for n, cell in enumerate(cells) if n not in found}
     return [found[n] for n in range(len(cells))]
+
+
+def visual_counts(model: nn.Module, inputs: Mapping[str, Any]) -> list[int]:
+    """N_v of each prompt: how many visual tokens it has, padding apart."""
+    ids = inputs["input_ids"]
+    visual = torch.isin(ids, ids.new_tensor(family_of(model).visual_tokens(model.config)))
+    if inputs.get("attention_mask") is not None:
+        visual = visual & inputs["attention_mask"].bool()
+    return visual.sum(1).tolist()
 
 
 @dataclass(eq=False)
@@ -124,10 +133,7 @@ class Grid:
             raise RuntimeError("open pictures_once and layers_once first, or use `answers`")
         self.model, self.inputs, self.options = model, inputs, {**options, "do_sample": False}
         ids, self.family = inputs["input_ids"], family_of(model)
-        visual = torch.isin(ids, ids.new_tensor(self.family.visual_tokens(model.config)))
-        if inputs.get("attention_mask") is not None:
-            visual = visual & inputs["attention_mask"].bool()
-        self.counts, self.rows = visual.sum(1).tolist(), len(ids)
+        self.counts, self.rows = visual_counts(model, inputs), len(ids)
         self.layers = self.family.part(model, "layers")
         ends = options.get("eos_token_id", getattr(default, "eos_token_id", None))
         self.ends = ids.new_tensor([] if ends is None else ends).flatten()
@@ -141,14 +147,17 @@ class Grid:
             return None
         name, keep, options = (*cell, {})[:3]
         options = {key: value for key, value in options.items() if value is not None}
-        if not isinstance(keep, int) or {"processor", "clip"} & set(options):
+        keeps = list(keep) if isinstance(keep, list | tuple) else [keep] * self.rows
+        whole = len(keeps) == self.rows and all(type(one) is int for one in keeps)
+        if not whole or {"processor", "clip"} & set(options):
             return None
         layer = options.pop("layer", None)
         chosen = method(name, **options)
         if chosen.encode is not None or chosen.reading != "in_place" or not all(self.counts):
             return None
         try:
-            cuts = [chosen.schedule(keep, n, len(self.layers), layer) for n in self.counts]
+            pairs = zip(keeps, self.counts, strict=True)
+            cuts = [chosen.schedule(one, n, len(self.layers), layer) for one, n in pairs]
         except ValueError:  # by itself it says why
             return None
         if any(len(one) > 1 or one[0].layer != cuts[0][0].layer for one in cuts):

@@ -52,7 +52,7 @@ from .cells import (
     stored_cells,
 )
 from .families import family_of
-from .grid import Answer, Grid, layers_once
+from .grid import Answer, Grid, layers_once, visual_counts
 from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
 from .models import load
 from .paths import PROFILES
@@ -102,13 +102,14 @@ def evaluate(
     """Per-question records of every cell on every suite, greedy answers.
 
     One row per cell and question, cells in the order given: suite, sample, picture, kind, split,
-    group, question, answer, the cell (`CELL`; layer is where a single cut was made), prediction,
-    score (1 for the right word, else 0), mean_tokens. `limit` draws that many questions of each
-    suite by `seed`, pairs whole, the same ones for every cell; `shuffle` asks the batches in an
-    order drawn by `seed` (what is left then takes as long as what is done), and changes no row.
-    Work that cells share is done once per batch (`grid`): pictures, the layers below their cuts,
-    scores; cells that keep equally many tokens go on as one batch. A cell that cannot meet
-    its budget is left out with a warning that names the floor.
+    group, question, answer, the cell (`CELL`; layer is where a single cut was made; retention_pct
+    only where the budget of a cell is a share of each prompt's visual tokens), prediction, score (1
+    for the right word, else 0), mean_tokens. `limit` draws that many questions of each suite by
+    `seed`, pairs whole, the same ones for every cell; `shuffle` asks the batches in an order drawn
+    by `seed` (what is left then takes as long as what is done), and changes no row. Work that cells
+    share is done once per batch (`grid`): pictures, the layers below their cuts, scores; cells that
+    keep equally many tokens go on as one batch. A cell that cannot meet its budget is left out with
+    a warning that names the floor.
 
     store: a `records.Store` or its folder. Answers are stored as they are made, and those that are
     there, by this or another process, are not asked again. sharers: how many processes work on the
@@ -178,17 +179,21 @@ def frame_of(tasks: Sequence[Task], cells: Sequence[Cell], on_error: str = "stop
     frame = pd.DataFrame(rows, columns=None if rows else [*COLUMNS, "failed"])
     if on_error == "stop":
         frame = frame.drop(columns="failed")
-    return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
+    if all(cell.share is None for cell in cells):
+        frame = frame.drop(columns="retention_pct")
+    kinds = {"keep": "Int64", "retention_pct": "float64", "layer": "Int64", "rank": "float64"}
+    return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
 
 
 def _check(model: nn.Module, cell: Cell) -> None:
     """What a cell would be refused for in the middle of a run is an error before it."""
     if cell.method is None:
         return
+    stages = cell.stages([100])  # of a share, any count will do to try the rest
     try:
-        with pruned(model, cell.stages):
+        with pruned(model, stages):
             layers = len(family_of(model).part(model, "layers"))
-        for chosen, keep, place in cell.stages:
+        for chosen, keep, place in stages:
             chosen.schedule(keep, keep, layers, place.get("layer"))
     except Exception as cause:
         cause.add_note(f"cell {cell.labels}")
@@ -201,8 +206,7 @@ def _log(store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, cell
     if cell.shared:  # what a question gets depends on all that share the budget with it
         own["among"] = data_hash(drawn)
     parts = {**common, **cell.parts, **own, "new_tokens": one.new_tokens or NEW_TOKENS}
-    words = [one.name, *(str(v) for v in cell.labels.values() if v not in (None, ""))]
-    return store.log(key_of(parts), parts, "_".join(words))
+    return store.log(key_of(parts), parts, "_".join([one.name, *cell.words]))
 
 
 def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
@@ -255,7 +259,8 @@ class _Asker:
             inputs = prompts(self.processor, rows, self.model.device)
             self.batches[tuple(ids)] = _Batch(self.model, inputs, rows, together, task.suite)
         batch = self.batches[tuple(ids)]
-        answer, seconds = batch.answer(task.cell, self._asked(task, ids))
+        asked = self._asked(task, ids, batch.grid.counts)
+        answer, seconds = batch.answer(task.cell, asked)
         said = self.processor.batch_decode(answer.ids, skip_special_tokens=True)
         kept: list[list] = [[] for _ in ids]
         for cut in answer.cuts:
@@ -277,14 +282,19 @@ class _Asker:
                 del record["score"]
         return records
 
-    def _asked(self, task: Task, ids: list[str]) -> tuple | list[tuple] | None:
-        """The cell as `Grid` takes it; of a shared budget each question has its part."""
+    def _asked(
+        self, task: Task, ids: list[str], counts: Sequence[int]
+    ) -> tuple | list[tuple] | None:
+        """The cell as `Grid` takes it; of a shared budget each question has its part.
+
+        counts: visual tokens of each question.
+        """
         if not task.cell.shared:
-            return task.cell.asked
+            return task.cell.asked(counts)
         known = self.shares.setdefault(task.cell, {})
         if task.suite.name not in known:
             known[task.suite.name] = self._shares(task)
-        *before, (chosen, _, place) = task.cell.stages
+        *before, (chosen, _, place) = task.cell.stages(counts)
         return [*before, (chosen, [known[task.suite.name][name] for name in ids], place)]
 
     def _shares(self, task: Task) -> dict[str, int]:
@@ -314,8 +324,10 @@ class _Batch:
     ):
         self.hashes = _prompt_hashes(inputs, rows)
         self.grid = Grid(model, inputs, max_new_tokens=one.new_tokens or NEW_TOKENS)
-        self.cells = [cell for cell in cells if self.grid.shares(cell.asked)]
-        self.turns = self.grid.together([cell.asked for cell in self.cells])
+        asked = [(cell, cell.asked(self.grid.counts)) for cell in cells]
+        shared = [(cell, cuts) for cell, cuts in asked if self.grid.shares(cuts)]
+        self.cells = [cell for cell, _ in shared]
+        self.turns = self.grid.together([cuts for _, cuts in shared])
         self.made: dict[int, tuple[Answer, float]] = {}  # by number of the cell
 
     def answer(self, cell: Cell, asked: Any) -> tuple[Answer, float]:
@@ -398,9 +410,10 @@ def score_maps(
     """
     frames = []
     inputs = prompts(processor, samples, model.device)
+    counts = visual_counts(model, inputs)
     for cell in cells:
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-        with pruned(model, cell.stages) as trace:
+        with pruned(model, cell.stages(counts)) as trace:
             ids = model.generate(**inputs, **options)
         said = _said(processor, inputs, ids)
         for i, row in enumerate(samples.itertuples()):

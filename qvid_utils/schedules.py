@@ -9,11 +9,12 @@ the layers for a staged schedule, as the papers label their rows.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from numbers import Real
 
 __all__ = [
     "At", "Cut", "Infeasible", "LISTS", "PYRAMIDDROP_DEFAULT", "PYRAMIDDROP_LLAVA", "Schedule",
     "SPARSEVLM_LLAVA", "SPARSEVLM_PLUS_LLAVA", "Staged", "V2DROP_LLAVA", "V2DROP_QWEN2_VL",
-    "at", "check_keep", "mean_tokens", "staged", "tokens_per_layer",
+    "at", "check_keep", "check_share", "count_at", "mean_tokens", "staged", "tokens_per_layer",
 ]  # fmt: skip
 
 
@@ -45,6 +46,26 @@ def check_keep(keep: int, n_visual: int) -> int:
             f"keep={keep}: the prompt has {n_visual} visual tokens, keep 1 to {n_visual} of them"
         )
     return keep
+
+
+def check_share(share: float) -> float:
+    """`share` as a plain float in (0, 100].
+
+    Raises TypeError unless it is a number (a bool is none), ValueError if out of range.
+    """
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise TypeError(f"share={share!r}: give a percentage of the visual tokens, such as 11.1")
+    if not 0 < share <= 100:
+        raise ValueError(f"share={share}: give a percentage in (0, 100]")
+    return float(share)
+
+
+def count_at(share: float, n_visual: int) -> int:
+    """How many of n_visual tokens a share of them in % is: the nearest count, at least one.
+
+    Errors as in `check_share`. No source says how to round: to the even count at a half is ours.
+    """
+    return max(1, round(n_visual * check_share(share) / 100))
 
 
 def tokens_per_layer(cuts: Sequence[Cut], n_visual: int, n_layers: int) -> list[int]:

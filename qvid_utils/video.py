@@ -5,16 +5,16 @@
 asks the embedded video model every question under every method at the papers' shares, and stores
 the answers and the table of results.
 
-A budget is a share of a clip's visual tokens. Clips of different lengths are asked apart, each with
-its own count, and meet again in one table. Beside the methods stand the honest baselines of video:
-fewer frames at the same number of tokens, and the first frame alone.
+A budget is a share of a clip's visual tokens (`Cell(share=…)`), so that clips of all lengths stand
+in one table. Beside the methods stand the honest baselines of video: fewer frames at the same
+number of tokens, and the first frame alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -30,19 +30,22 @@ from .benchmarks.base import error_of, metrics, pull_of, value_of
 from .benchmarks.observation import prompts
 from .benchmarks.paper_profile import here, place
 from .benchmarks.published import published
+from .benchmarks.published.video import frames
 from .families import FAMILIES, Unavailable, family_of
 from .families.layout import frames_of
+from .grid import visual_counts
 from .methods import METHODS, Method
 from .models import LoadError, load
 from .paths import DATA, PROFILES, RUNS
 from .pruning import pruned
-from .runner import Cell, evaluate
+from .runner import Cell, evaluate, grid
+from .schedules import count_at
 from .selection import top_k_by_picture
 
 __all__ = [
     "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",
-    "frames_kept", "kept", "lengths", "main", "per_frame", "rows", "setting", "store", "stored",
-    "with_frames",
+    "films", "frames_kept", "kept", "lengths", "main", "per_frame", "rows", "setting", "store",
+    "stored", "with_frames", "with_share_of_frames",
 ]  # fmt: skip
 
 SHARES = {"2b": (33.3, 22.2, 11.1), "12": (25.0, 15.0, 10.0)}  # % of the tokens, by paper table
@@ -51,6 +54,7 @@ COMPARED = (
     "qvid", "v2drop", "fastv", "pyramiddrop", "sparsevlm", "svd_prune", "svd_prune_per_frame",
     "divprune", "random", "stride",
 )  # fmt: skip
+RUN = {"2b": "_video", "12": "_video_llava"}  # how a profile's stored run of a table is called
 SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
 EMBEDDED = "tiny/llava_onevision"
 TWIN = "tiny/video_llava"  # of Table 12
@@ -113,7 +117,16 @@ def lengths(one: Suite) -> list[Suite]:
 
 def with_frames(one: Suite, number: int) -> Suite:
     """The same questions with `number` evenly spaced frames of each clip (1: the first)."""
-    images = one.samples["image"].map(lambda image: {**image, "frames": number})
+    return _showing(one, lambda frames: number)
+
+
+def with_share_of_frames(one: Suite, share: float) -> Suite:
+    """The same questions with a share of each clip's frames, in %, evenly spaced, at least one."""
+    return _showing(one, lambda frames: count_at(share, frames))
+
+
+def _showing(one: Suite, count: Callable[[int], int]) -> Suite:
+    images = [{**image, "frames": count(image["frames"])} for image in one.samples["image"]]
     return dataclasses.replace(one, samples=one.samples.assign(image=images))
 
 
@@ -137,13 +150,6 @@ def per_frame(name: str) -> Method:
     )
 
 
-def visual_tokens(model: nn.Module, processor: Any, part: Suite) -> int:
-    """N_v of the questions of a part with one number of frames."""
-    inputs = prompts(processor, part.samples.head(1), model.device)
-    known = torch.tensor(family_of(model).visual_tokens(model.config))
-    return int(torch.isin(inputs["input_ids"].cpu(), known).sum())
-
-
 def evaluate_shares(
     model: nn.Module,
     processor: Any,
@@ -155,43 +161,49 @@ def evaluate_shares(
     """`runner.evaluate` of the unpruned model, of each method at each share, and of the baselines.
 
     shares: in % of a clip's tokens. More columns: share (100 for the full model and for the first
-    frame alone), frames and n_visual of what was shown. `fewer_frames` shows as many frames as have
-    the share of the tokens, at least one. options: of `evaluate`; its `limit` counts a suite's
-    questions of one length.
+    frame alone), frames (that were shown), n_visual (of the clip as the full model sees it); keep
+    is the count that the share is of it. `fewer_frames` shows that share of the frames, at least
+    one. options: of `evaluate`; its `limit` counts a suite's questions of one length.
     """
     takes_videos(model)
-    for share in shares:
-        if not 0 < share <= 100:
-            raise ValueError(f"share={share}: give a percentage in (0, 100]")
+    limit, seed = options.pop("limit", None), options.get("seed", 0)
+    cells = [Cell(), *grid(methods, [], shares=shares)]
     found = []
-    for one in suites:
-        for part in lengths(one):
-            frames = int(part.samples["image"].iloc[0]["frames"])
-            n_visual = visual_tokens(model, processor, part)
-            counts = {max(1, round(n_visual * share / 100)): share for share in shares}
-            cells = [Cell(), *(Cell(m, keep) for keep in counts for m in methods)]
-            told = evaluate(model, processor, [part], cells, **options)
-            told = told.assign(
-                share=told["keep"].astype("float64").map(counts).fillna(100.0),
-                frames=frames,
-                n_visual=n_visual,
-            )
-            found += [told, *baselines(model, processor, part, shares, **options)]
-    return pd.concat(found, ignore_index=True)
+    for one in (_of_each_length(one, limit, seed) for one in suites):
+        told = evaluate(model, processor, [one], cells, **options)
+        told = told.assign(share=told["retention_pct"].fillna(100.0), frames=_frames(one, told))
+        told = pd.concat([told, *baselines(model, processor, one, shares, **options)])
+        whole = told[told["method"] == "full"].set_index("sample")["mean_tokens"]
+        found.append(told.assign(n_visual=told["sample"].map(whole).astype("Int64")))
+    frame = pd.concat(found, ignore_index=True)
+    pruned = frame.pop("retention_pct").notna() & frame["n_visual"].notna()  # a failure has none
+    pairs = frame.loc[pruned, ["share", "n_visual"]].itertuples(index=False)
+    frame.loc[pruned, "keep"] = [count_at(*pair) for pair in pairs]
+    return frame
+
+
+def _of_each_length(one: Suite, limit: int | None, seed: int) -> Suite:
+    """The suite with at most `limit` questions of each number of frames."""
+    parts = [part.head(limit, seed).samples for part in lengths(one)]
+    return dataclasses.replace(one, samples=pd.concat(parts, ignore_index=True))
+
+
+def _frames(one: Suite, records: pd.DataFrame) -> pd.Series:
+    """How many frames each record's question was shown."""
+    shown = one.samples.set_index("id")["image"].map(lambda image: image["frames"])
+    return records["sample"].map(shown)
 
 
 def baselines(
-    model: nn.Module, processor: Any, part: Suite, shares: Sequence[float], **options: Any
+    model: nn.Module, processor: Any, one: Suite, shares: Sequence[float], **options: Any
 ) -> list[pd.DataFrame]:
-    """The first frame alone, and fewer frames at each share, for clips of one length."""
-    frames = int(part.samples["image"].iloc[0]["frames"])
-    n_visual = visual_tokens(model, processor, part)
-    shown = [(FIRST, 100.0, 1)]
-    shown += [(FEWER, share, max(1, round(frames * share / 100))) for share in shares]
+    """The first frame alone, and a share of each clip's frames for each share of its tokens."""
+    shown = [(FIRST, 100.0, with_frames(one, 1))]
+    shown += [(FEWER, share, with_share_of_frames(one, share)) for share in shares]
     found = []
-    for name, share, number in shown:
-        told = evaluate(model, processor, [with_frames(part, number)], [Cell()], **options)
-        found.append(told.assign(method=name, share=share, frames=number, n_visual=n_visual))
+    for name, share, less in shown:
+        told = evaluate(model, processor, [less], [Cell()], **options)
+        found.append(told.assign(method=name, share=share, frames=_frames(less, told)))
     return found
 
 
@@ -278,14 +290,16 @@ def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: st
     return [results.write(rows(records, suites), folder / f"{name}.csv"), path]
 
 
-def stored(profile: str, folder: Path = DATA / "measured") -> pd.DataFrame:
-    """The records of the stored run, as `evaluate_shares` gave them.
+def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b") -> pd.DataFrame:
+    """The records of the stored run of a table's model, as `evaluate_shares` gave them.
 
     Raises ValueError where there is no such run, or where it answered other questions.
     """
-    path = folder / f"{profile}_video_answers.parquet"
+    path = folder / f"{profile}{RUN[table]}_answers.parquet"
     if not path.exists():
-        raise ValueError(f"no stored run {path.name}: python -m qvid_utils.video makes it")
+        raise ValueError(
+            f"no stored run {path.name}: python -m qvid_utils.video --table {table} makes it"
+        )
     told = pd.read_parquet(path)
     texts = told.select_dtypes("category").columns
     told = told.astype(dict.fromkeys(texts, "object"))
@@ -311,26 +325,34 @@ def _asked(frame: pd.DataFrame) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The stored run: all methods and per-frame budgets at the shares of both tables."""
+    """The stored run of a table's model: all methods and per-frame budgets at its shares."""
     new = argparse.ArgumentParser("python -m qvid_utils.video", description=main.__doc__)
     new.add_argument("--out", type=Path, default=DATA / "measured")
+    new.add_argument("--table", choices=list(SHARES), default="2b", help="whose model and shares")
     new.add_argument("--store", type=Path, default=RUNS / "tiny" / "video", help="to go on from")
     new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
     chosen = new.parse_args(argv)
     try:
-        model, processor, suites = setting("tiny")
+        model, processor, suites = setting("tiny", chosen.table)
     except Unavailable as missing:
         new.error(str(missing))
-    methods = [*COMPARED, *map(per_frame, ("qvid", "random"))]
-    shares = [share for both in SHARES.values() for share in both]
+    methods, shares = [*COMPARED, *map(per_frame, ("qvid", "random"))], SHARES[chosen.table]
     told = {"limit": chosen.limit, "store": chosen.store, "sharers": 1, "progress": True}
     records = evaluate_shares(model, processor, suites, methods, shares, **told)
-    for path in store(records, suites, chosen.out, "tiny_video"):
+    for path in store(records, suites, chosen.out, f"tiny{RUN[chosen.table]}"):
         print(path)
     return 0
 
 
 # --------------------------------------------------------------------------------- what is kept
+def films(samples: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The frames that each question is shown, uint8 (T, h, w, 3), by sample."""
+    shown = {
+        row.id: frames(row.image["video"], row.image["frames"]) for row in samples.itertuples()
+    }
+    return {name: np.stack([np.asarray(frame) for frame in film]) for name, film in shown.items()}
+
+
 @torch.inference_mode()
 def kept(
     model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]
@@ -344,8 +366,9 @@ def kept(
     takes_videos(model)
     inputs = prompts(processor, samples, model.device)
     family, made = family_of(model), []
+    counts = visual_counts(model, inputs)
     for cell in cells:
-        with pruned(model, cell.method, cell.keep, layer=cell.layer, **cell.params) as trace:
+        with pruned(model, cell.stages(counts)) as trace:
             ids = model.generate(**inputs, max_new_tokens=2, do_sample=False)
         new = ids[:, inputs["input_ids"].shape[1] :]
         said = [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]

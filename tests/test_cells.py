@@ -67,10 +67,11 @@ def test_a_bad_cell_is_refused_when_it_is_made(cell, says):
 
 
 def test_stages_of_a_pair():
-    (first, size, place), (last, keep, own) = PAIR.stages
+    (first, size, place), (last, keep, own) = PAIR.stages([144])
     assert (first.name, size, first.positions, place) == ("divprune", 72, "original", {})
     assert (last.name, keep, own) == ("qvid", 10, {})
-    (stride, _, place), (_, _, own) = Cell("qvid", 9, 4, before=("stride", 36, {"layer": 0})).stages
+    late = Cell("qvid", 9, 4, before=("stride", 36, {"layer": 0}))
+    (stride, _, place), (_, _, own) = late.stages([144])
     assert stride.name == "stride" and place == {"layer": 0} and own == {"layer": 4}
 
 
@@ -147,6 +148,6 @@ def test_a_pair_that_asks_for_more_than_is_left_is_refused(loaded, suites):
 def test_cuts_of_a_pair_by_layer(loaded, suites):
     model, processor = loaded
     inputs = runner.prompts(processor, suites[0].samples.head(1), model.device)
-    with torch.inference_mode(), pruned(model, PAIR.stages) as trace:
+    with torch.inference_mode(), pruned(model, PAIR.stages([144])) as trace:
         model(**inputs)
     assert [Cut(c.layer, len(c.kept)) for c in trace.cuts] == [Cut(0, 72), Cut(1, 10)]

@@ -101,6 +101,41 @@ def test_a_run_of_the_full_model_is_done_whatever_its_count(tmp_path):
     assert set(done["method"]) == {"full"} and len(done) == 6  # 1, 3a, 3b, 4, 6, 7
 
 
+QWEN = "Qwen/Qwen2-VL-7B-Instruct"
+
+
+def test_a_row_at_a_share_is_done_where_the_table_has_that_share(tmp_path):
+    shared = {"model": QWEN, "keep": None, "retention_pct": 11.11}
+    plan = dry_run.plan([write(tmp_path / "a.csv", **shared)])
+    done = plan[plan["done"]]
+    assert set(done["retention_pct"]) == {11.1} and set(done["benchmark"]) == {"pope"}
+    assert done[["table", "layer"]].fillna(0).to_numpy().tolist() == [["2a", 0], ["5", 3]]
+    line = next(x for x in dry_run.report(100, [tmp_path / "a.csv"]).splitlines()
+                if x.startswith("  qvid retention 11.1 %: ai2d"))  # fmt: skip
+    assert "pope (done)" in line
+
+
+def test_a_count_is_no_share(tmp_path):
+    """Table 12 has 25 %, and 25 tokens are something else."""
+    video = {"model": "LanguageBind/Video-LLaVA-7B-hf", "benchmark": "mvbench", "n": 4000}
+    plan = dry_run.plan([write(tmp_path / "a.csv", **video, keep=25)])
+    assert not plan["done"].any()
+    plan = dry_run.plan([write(tmp_path / "b.csv", **video, keep=None, retention_pct=25)])
+    assert plan.loc[plan["done"], ["table", "benchmark"]].to_numpy().tolist() == [["12", "mvbench"]]
+
+
+def test_a_row_under_the_papers_names_counts_too(tmp_path):
+    """As `video.rows` makes them, without a layer, and with baselines that are no method."""
+    video = {"model": "LanguageBind/Video-LLaVA-7B-hf", "benchmark": "VideoMME", "n": 2700,
+             "keep": None, "layer": None, "rank": None, "metric": "score"}  # fmt: skip
+    files = [
+        write(tmp_path / f"{name}.csv", **video, method=name, retention_pct=share)
+        for name, share in (("qvid", 15), ("full", 100), ("fewer_frames", 15))
+    ]
+    done = dry_run.plan(files).query("done")
+    assert done[["table", "method"]].to_numpy().tolist() == [["12", "full"], ["12", "qvid"]]
+
+
 def test_files_of_another_kind_are_passed_over(tmp_path):
     (tmp_path / "b.csv").write_text("a,b\n1,2\n")
     assert not dry_run.plan([tmp_path / "b.csv"])["done"].any()
@@ -128,8 +163,7 @@ def test_what_a_cell_lacks_is_named(monkeypatch):
     assert {x.split("; ")[-1] for x in caption} == {"Java"}
     video = missing(plan, table="2b", method="qvid", benchmark="mvbench")
     assert video == {
-        "checkpoint llava-hf/llava-onevision-qwen2-7b-ov-hf; data mvbench; extra video; "
-        + dry_run.SHARE
+        "checkpoint llava-hf/llava-onevision-qwen2-7b-ov-hf; data mvbench; extra video"
     }
     (trim,) = missing(plan, method="trim", benchmark="gqa")
     assert trim == f"checkpoint {LLAVA}; checkpoint openai/clip-vit-large-patch14-336; data gqa"
@@ -144,8 +178,16 @@ def test_the_extra_is_told_from_java(monkeypatch):
 
 
 def test_where_all_is_there_nothing_is_missing(monkeypatch):
+    """Counts (1), shares of pictures (2a, 5, 11, 14) and of clips (2b, 12) alike."""
     monkeypatch.setattr(dry_run, "_here", lambda name: True)
-    assert missing(dry_run.plan([]), table="1") == {""}
+    monkeypatch.setattr(dry_run.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(dry_run, "caption_tools", lambda: None)
+    plan = dry_run.plan([])
+    shares = plan[plan["retention_pct"].notna() & (plan["method"] != "full")]
+    assert set(shares["table"]) == {"2a", "2b", "5", "11", "12", "14"}
+    assert set(shares["missing"]) == {"", "a judge"}
+    assert set(shares.loc[shares["missing"] != "", "benchmark"]) == {"hallusionbench"}
+    assert missing(plan, table="1") == {""}
 
 
 # ---------------------------------------------------------------- hours
@@ -170,6 +212,8 @@ def test_a_budget_below_the_floor_costs_nothing_and_is_told():
 def test_a_share_is_of_the_models_tokens():
     third = dry_run.operations("Qwen2-VL-7B", "qvid", None, 33.3, None, 76)
     assert third == dry_run.operations("Qwen2-VL-7B", "qvid", 130, None, None, 76)
+    ninth = dry_run.operations("Qwen2-VL-7B", "qvid", None, 11.1, None, 76)
+    assert ninth == dry_run.operations("Qwen2-VL-7B", "qvid", 43, None, None, 76)  # 43.4
 
 
 def test_hours_are_operations_of_all_questions_over_the_rate():

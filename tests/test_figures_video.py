@@ -35,9 +35,22 @@ def made_spread():
     )
 
 
+def made_table():
+    values = {("full", 100.0): 90, ("qvid", 25.0): 80, ("qvid", 10.0): 70,
+              ("fewer_frames", 25.0): 40, ("fewer_frames", 10.0): 30}  # fmt: skip
+    rows = [
+        {"suite": suite, "share": share, "method": method, "value": value + more,
+         "low": value + more - 5, "high": value + more + 3}
+        for suite, more in (("s", 0), ("t", 2))
+        for (method, share), value in values.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def drawn():
     return {
         "strip": figures_video.film_strip(FILMS, made_strips()),
+        "shares": figures_video.accuracy_at_shares(made_table(), {"s": 25.0, "t": 33.0}),
         "time": figures_video.kept_over_time(made_spread(), 100 / 3),
     }
 
@@ -79,3 +92,19 @@ def test_nothing_is_cut_off(name):
 def test_a_frame_without_a_column_is_named():
     with pytest.raises(ValueError, match=r"the frame lacks the columns \['spot'\]"):
         figures_video.film_strip(FILMS, made_strips().drop(columns="spot"))
+
+
+def test_a_panel_for_each_share_and_a_line_for_each_method():
+    fig = drawn()["shares"]
+    left, right = fig.axes
+    assert [left.get_title(), right.get_title()] == ["25 % of the tokens", "10 % of the tokens"]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["Fewer frames", "QViD"]
+    bars = left.containers
+    assert [bar.get_label() for bar in bars] == ["s", "t"]
+    found = {tuple(p.round(2)) for bar in bars for p in bar.lines[0].get_xydata()}
+    assert found == {(80, 1.14), (40, 0.14), (82, 0.86), (42, -0.14)}
+    ends = bars[0].lines[2][0].get_segments()[0]
+    assert ends[:, 0].tolist() == [75, 83]
+    ends = [(line.get_xdata(), line.get_linestyle()) for line in left.lines]
+    upright = {(x[0], style) for x, style in ends if len(x) == 2 and x[0] == x[1]}
+    assert upright == {(90, "--"), (25.0, ":"), (92, "--"), (33.0, ":")}

@@ -155,8 +155,13 @@ def test_what_it_refuses():
         Grid(model, inputs)
     with pictures_once(model), layers_once(model):
         made = Grid(model, inputs)
-        assert made.shares(("qvid", 5)) and made.shares(None)
-        alone = [("v2drop", 6), ("qvid", 5, {"reading": "two_pass"}), ("qvid", 99), ("qvid", [5])]
+        assert made.shares(("qvid", 5)) and made.shares(None) and made.shares(("qvid", [5]))
+        alone = [
+            ("v2drop", 6),
+            ("qvid", 5, {"reading": "two_pass"}),
+            ("qvid", 99),
+            ("qvid", [5, 5]),
+        ]
         assert not any(map(made.shares, alone))
         with pytest.raises(ValueError, match="runs `alone`"):
             next(made.together([("v2drop", 6)]))

@@ -120,6 +120,18 @@ def test_shares_become_counts_of_each_length(loaded):
         (65, 10.0): [6], (65, 25.0): [16], (129, 10.0): [13], (129, 25.0): [32],
         (257, 10.0): [26], (257, 25.0): [64],
     }  # fmt: skip
+    assert found.loc[chosen.index, "keep"].tolist() == chosen["mean_tokens"].tolist()
+    assert found.loc[~found.method.isin(["random", "divprune"]), "keep"].isna().all()
+    assert "retention_pct" not in found
+    shown = found[found.method == video.FEWER].groupby(["n_visual", "share"])["frames"].unique()
+    assert shown.map(list).to_dict() == {  # of 4, 8 and 16 frames: 0.4, 1; 0.8, 2; 1.6, 4
+        (65, 10.0): [1], (65, 25.0): [1], (129, 10.0): [1], (129, 25.0): [2],
+        (257, 10.0): [2], (257, 25.0): [4],
+    }  # fmt: skip
+    alike = found[found.method.isin(["full", "random", "divprune"])]
+    assert alike.groupby("n_visual")["frames"].unique().map(list).to_dict() == {
+        65: [4], 129: [8], 257: [16],
+    }  # fmt: skip
     less = found[found.method == video.FEWER].groupby(["n_visual", "share"])
     assert less["mean_tokens"].unique().map(list).to_dict() == {
         (65, 10.0): [17], (65, 25.0): [17], (129, 10.0): [17], (129, 25.0): [33],
@@ -131,6 +143,17 @@ def test_shares_become_counts_of_each_length(loaded):
     assert both[0].to_dict() == both[1][both[0].index].to_dict()
     with pytest.raises(ValueError, match=r"share=0: give a percentage in \(0, 100\]"):
         video.evaluate_shares(*loaded, suites, ["random"], (0,))
+
+
+def test_a_limit_counts_the_clips_of_each_length(loaded):
+    found = video.evaluate_shares(*loaded, [few("tiny_videomme")], ["random"], (25.0,), limit=1)
+    cells = found.groupby(["method", "n_visual"])["sample"].agg(list)
+    assert cells.map(len).to_dict() == {
+        (name, n): 1
+        for name in ("full", "random", video.FEWER, video.FIRST)
+        for n in (65, 129, 257)
+    }
+    assert found["sample"].nunique() == 3, "the baselines are asked the same"
 
 
 def test_the_runner_asks_clips_of_one_length_together(loaded):

@@ -15,7 +15,7 @@ from ..results import FULL
 __all__ = ["counted", "scored"]
 
 COUNT = "failed"
-NAMES = ("method", "variant", "keep", "layer", "rank")
+NAMES = ("method", "variant", "keep", "retention_pct", "layer", "rank")
 
 
 def scored(records: pd.DataFrame) -> pd.DataFrame:
@@ -29,7 +29,8 @@ def scored(records: pd.DataFrame) -> pd.DataFrame:
     unit = records["suite"] + "\n" + unit
     kept = records[~unit.isin(unit[records[COUNT] != ""])]
     if kept.empty:
-        worst = records[records[COUNT] != ""].groupby(["method", "keep"], dropna=False).size()
+        names = [name for name in ("method", "keep", "retention_pct") if name in records]
+        worst = records[records[COUNT] != ""].groupby(names, dropna=False).size()
         raise ValueError(
             f"no question was answered under every cell; {worst.idxmax()} failed {worst.max()} "
             "times: leave that cell out of the table"
@@ -62,7 +63,9 @@ def _column(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """How many answers of the line's cell failed: on its suite, or on all where it has none (Avg).
     A table that does not tell layers or ranks apart has these columns empty."""
     told = frame.rename(columns={"keep_measured": "keep"})
-    names = [name for name in NAMES if name in told]
+    if "budget_pct" in told:  # beside a paper: what has no count was asked for as a share
+        told["retention_pct"] = told["budget_pct"].where(told["keep"].isna())
+    names = [name for name in NAMES if name in told and name in records]
     names = [n for n in names if n not in ("layer", "rank") or told[n].notna().any()]
     counts: Counter = Counter()
     for line in records[records[COUNT] != ""].to_dict("records"):
@@ -79,8 +82,10 @@ def _column(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 
 def _key(names: list[str], line: dict) -> tuple:
     cell = {name: "" if pd.isna(line[name]) else line[name] for name in names}
-    if cell.get("method") == FULL:  # whose keep is its number of tokens in some tables
-        cell.pop("keep", None)
+    if cell.get("method") == FULL:  # whose budget is the number of its tokens in some tables
+        cell.pop("keep", None), cell.pop("retention_pct", None)
+    elif cell.get("retention_pct"):
+        cell["retention_pct"] = round(cell["retention_pct"], 1)  # as tables give it
     return tuple(cell.items())
 
 

@@ -21,7 +21,8 @@ __all__ = [
     "verdicts",
 ]  # fmt: skip
 
-CELL = ["method", "variant", "keep", "layer", "rank"]  # what names a cell
+#: What names a cell; retention_pct is there only where a run has budgets as shares.
+CELL = ["method", "variant", "keep", "retention_pct", "layer", "rank"]
 POINTS = ("points", "perception", "cognition")  # MME counts points, all else is in percent
 #: The two halves of MME, where a table prints them apart.
 HALVES = {"perception": "MME-P", "cognition": "MME-C"}
@@ -33,8 +34,14 @@ NINTH = 9
 
 
 def _cells(records: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
-    for labels, part in records.groupby(CELL, dropna=False, sort=False):
-        yield dict(zip(CELL, labels, strict=True)), part
+    names = _naming(records)
+    for labels, part in records.groupby(names, dropna=False, sort=False):
+        yield dict(zip(names, labels, strict=True)), part
+
+
+def _naming(records: pd.DataFrame) -> list[str]:
+    """The columns of these records that name a cell."""
+    return [name for name in CELL if name in records]
 
 
 def _of(suite: Suite, records: pd.DataFrame) -> Suite:
@@ -60,24 +67,32 @@ def summary(
     The headline of a suite comes first, and all suites have "accuracy". stderr is over pictures.
     Raises ValueError where a cell was not asked all the questions that another was asked.
     """
-    rows = []
+    rows, in_shares = [], _in_shares(records)
     for labels, suite, part, found in _measured(records, suites):
+        head = _row(labels, part, table, seed, in_shares)
         for metric, ratios in found.items():
             unit = "points" if metric in POINTS else "1" if metric == "CIDEr" else "%"
             error = error_of(pull_of(ratios, part["picture"]))
             row = {"benchmark": suite.name, "metric": metric, "value": value_of(ratios)}
-            rows.append(_row(labels, part, table, seed) | row | {"unit": unit, "stderr": error})
+            rows.append(head | row | {"unit": unit, "stderr": error})
     return results.tidy(pd.DataFrame(rows))
 
 
-def _row(labels: dict, part: pd.DataFrame, table: str, seed: int) -> dict:
+def _in_shares(records: pd.DataFrame) -> bool:
+    """Whether all budgets of these records are shares."""
+    pruned = records[records["method"] != FULL]
+    return len(pruned) > 0 and bool(pruned["keep"].isna().all())
+
+
+def _row(labels: dict, part: pd.DataFrame, table: str, seed: int, in_shares: bool) -> dict:
     labels = {k: None if pd.isna(v) else v for k, v in labels.items()}
     run = {name: part[name].unique() if name in part else [usual] for name, usual in RUN.items()}
     several = {name: sorted(map(str, found)) for name, found in run.items() if len(found) > 1}
     if several:
         raise ValueError(f"records of several runs, {several}: summarise one at a time")
-    if labels["method"] == FULL:
-        labels["keep"] = round(part["mean_tokens"].mean())
+    if labels["method"] == FULL:  # budgets are counts or shares, as in the papers' tables
+        all_of_it = {"keep": round(part["mean_tokens"].mean())}
+        labels |= {"retention_pct": 100.0} if in_shares else all_of_it
     return (
         labels
         | {
@@ -119,9 +134,9 @@ def normalised(
     One row per cell, as `results.normalised` gives it. The error, to first order, knows that the
     unpruned model answers the same questions, and that suites share pictures.
     """
-    rows = []
+    rows, in_shares = [], _in_shares(records)
     for labels, part, value, pull in shares(records, suites, halves=halves):
-        row = _row(labels, part, table, seed)
+        row = _row(labels, part, table, seed, in_shares)
         rows.append(row | {"benchmark": AVERAGE, "metric": "normalised", "unit": "%",
                            "value": value, "stderr": error_of(pull)})  # fmt: skip
     return results.tidy(pd.DataFrame(rows))
@@ -228,11 +243,15 @@ def says_something(records: pd.DataFrame, least: float = SAYS) -> pd.DataFrame:
     """
     full = records[records["method"] == FULL].set_index("sample")
     ninth = round(full["mean_tokens"].mean() / NINTH) if len(full) else 0
-    chance = records[(records["method"] == "random") & (records["keep"] == ninth)]
+    random = records[records["method"] == "random"]
+    chance = random[random["keep"] == ninth]
+    if chance.empty and "retention_pct" in random:
+        chance = random[random["retention_pct"].round(1) == round(100 / NINTH, 1)]
     if chance.empty:
         raise ValueError(
             f"says_something compares the full model with random at 1/{NINTH} of its tokens: "
-            f"records of 'full' and of 'random' at keep={ninth or '?'} are needed"
+            f"records of 'full' and of 'random' at keep={ninth or '?'} (or at a share of "
+            f"{100 / NINTH:.1f} %) are needed"
         )
     rows = []
     for (layer, suite), part in chance.groupby(["layer", "suite"], sort=False):
@@ -259,7 +278,7 @@ def averages(
     names = set(speaking)
     kept = ["value", "stderr"]
     every = normalised(records, suites)
-    frame = every[[*CELL, "mean_tokens", *kept, "n"]]
+    frame = every[[*_naming(records), "mean_tokens", *kept, "n"]]
     frame = frame.rename(columns={"value": "all", "stderr": "all_stderr"})
     loud = [suite for suite in suites if suite.name in names]
     part = normalised(records, loud)[kept] if loud else pd.DataFrame(np.nan, every.index, kept)
@@ -337,11 +356,17 @@ def differences(
     """
     asked = records[records["suite"].isin(list(suites)) & (records["method"] != FULL)]
     rows = []
-    for keep, part in asked.groupby("keep", sort=False):
+    budgets = [name for name in ("keep", "retention_pct") if name in asked]
+    for budget, part in asked.groupby(budgets, sort=False, dropna=False):
         mine = (part["method"] == method) & _default(part)
         ours = part[mine].set_index("sample")
         if ours.index.duplicated().any() or ours.empty:
-            raise ValueError(f"differences needs one cell of {method!r} at keep={keep}")
+            named = ", ".join(
+                f"{name}={value}"
+                for name, value in zip(budgets, budget, strict=True)
+                if not pd.isna(value)
+            )
+            raise ValueError(f"differences needs one cell of {method!r} at {named}")
         for labels, other in _cells(part[~mine]):
             theirs = other.set_index("sample")["score"].loc[ours.index]
             found = results.paired_bootstrap(
@@ -377,13 +402,16 @@ def verdicts(joined: pd.DataFrame, pairs: pd.DataFrame, method: str = "qvid") ->
     rows["rank"] = rows["rank"].fillna(ranks.astype("float64"))
     plain = pairs[pairs["variant"] == ""].rename(columns={"difference": "points"})
     plain = plain.astype({"rank": "float64", "keep": "Int64"})
-    found = rows.merge(
-        plain[["method", "rank", "keep", "points", "low", "high"]], on=["method", "rank", "keep"]
-    )
+    on = ["method", "rank", "keep"]
+    if "retention_pct" in plain:  # of a row without a count; the tables' budgets have one decimal
+        on.append("retention_pct")
+        rows["retention_pct"] = rows["budget_pct"].where(rows["keep"].isna())
+        plain["retention_pct"] = plain["retention_pct"].round(1)
+    found = rows.merge(plain[[*on, "points", "low", "high"]], on=on)
     clear = (found["low"] > 0) | (found["high"] < 0)
     way = np.where(found["paper"] * found["points"] > 0, "same way", "other way")
     found["here"] = np.where(clear, way, "no difference")
-    shown = ["method", "rank", "keep", "paper", "measured", "points", "low", "high", "here"]
+    shown = [*on, "paper", "measured", "points", "low", "high", "here"]
     shown += [name for name in ("failed",) if name in found]
     return found[shown]
 
@@ -397,8 +425,13 @@ def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     same: share of equal answers, in %, on the questions that both were asked. Cells that were not
     stored are left out.
     """
-    keys = ["sample", *CELL]
     live, stored = scored(live), scored(stored)
+    names = [name for name in CELL if name in live or name in stored]
+    live, stored = (
+        frame.assign(**{name: np.nan for name in names if name not in frame})
+        for frame in (live, stored)
+    )
+    keys = ["sample", *names]
     both = live.merge(stored[[*keys, "prediction"]], on=keys, suffixes=("", "_stored"))
     both["same"] = 100.0 * (both["prediction"] == both["prediction_stored"])
     known = {_key(labels): part for labels, part in _cells(stored)}
@@ -411,7 +444,7 @@ def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
         bound = max(4 * error * (len(score) / n) ** 0.5, 100 / n)
         rows.append(labels | {"n": n, "live": value, "stored": score.mean(), "bound": bound,
                               "same": part["same"].mean()})  # fmt: skip
-    frame = pd.DataFrame(rows, columns=[*CELL, "n", "live", "stored", "bound", "same"])
+    frame = pd.DataFrame(rows, columns=[*names, "n", "live", "stored", "bound", "same"])
     frame["within"] = (frame["live"] - frame["stored"]).abs() <= frame["bound"]
     return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
 

@@ -14,7 +14,8 @@ from .tiny import suite
 
 __all__ = ["store", "stored"]
 
-STORED = ("suite", "sample", "asked", *CELL, "prediction", "mean_tokens")
+STORED = ("suite", "sample", "asked", *CELL, "prediction", "mean_tokens", "failed")
+MAYBE = ("retention_pct", "failed")  # columns that not every run has
 
 
 def store(
@@ -34,7 +35,7 @@ def store(
     folder.mkdir(parents=True, exist_ok=True)
     answers = folder / f"{name}_answers.parquet"
     texts = {c: "category" for c in ("suite", "sample", "method", "variant", "prediction")}
-    columns = [*STORED, *(c for c in ("failed",) if c in records)]
+    columns = [name for name in STORED if name not in MAYBE or name in records]
     kept = records.assign(asked=_asked(records))[columns].astype(texts)
     kept.to_parquet(answers, index=False, compression="zstd")
     rows = summary(records, suites, name).assign(model=model, device=device, dtype=dtype)

@@ -1,0 +1,41 @@
+"""Tables of the video runs, by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qvid_utils import video_tables
+
+# of four questions on two clips: what the full model, QViD and chance get right at 25 %
+SCORES = {"full": (1, 1, 1, 0), "qvid": (1, 1, 0, 0), "random": (0, 1, 0, 0)}
+
+
+def answers():
+    return pd.DataFrame(
+        {
+            "suite": "s", "sample": f"q{i}", "picture": "ab"[i // 2], "kind": "xy"[i % 2],
+            "method": method, "share": 100.0 if method == "full" else 25.0, "score": score,
+            "mean_tokens": 8.0 if method == "full" else 3.0 + i,
+        }
+        for method, scores in SCORES.items()
+        for i, score in enumerate(scores)
+    )  # fmt: skip
+
+
+def test_accuracy_by_type_with_errors_over_clips():
+    table = video_tables.by_method(answers()).set_index(["kind", "method"])
+    assert table.loc[("all", "full"), "value"] == 75 and table.loc[("y", "random"), "value"] == 50
+    # clips a, b of the full model are off by ¼·(¼ + ¼) and ¼·(¼ - ¾): error √(2 · 2/64)
+    assert np.isclose(table.loc[("all", "full"), "stderr"], 100 * np.sqrt(4 / 64))
+    assert table.loc[("all", "qvid"), "mean_tokens"] == 4.5
+    row = table.loc[("all", "full")]
+    assert np.isclose(row["low"], 75 - 49) and row["high"] == 100  # cut at the end of the scale
+    assert table["n"].tolist() == [4] * 3 + [2] * 6
+
+
+def test_leads_are_paired_over_questions():
+    found = video_tables.leads(answers()).set_index("method").loc["random"]
+    assert found["difference"] == 25 and found["n"] == 4 and found["clips"] == 2
+    assert (found["low"], found["high"]) == (0, 50)  # either clip may be drawn twice
+    with pytest.raises(ValueError, match="no answers of 'fastv' at 25.0 % of s"):
+        video_tables.leads(answers(), "fastv")
