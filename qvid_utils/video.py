@@ -57,6 +57,7 @@ COMPARED = (
 RUN = {"2b": "_video", "12": "_video_llava"}  # how a profile's stored run of a table is called
 SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
 EMBEDDED = "tiny/llava_onevision"
+TWIN = "tiny/video_llava"  # of Table 12
 CHECKPOINTS = {  # of each table, and the family whose number of frames is shown
     "2b": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
     "12": ("LanguageBind/Video-LLaVA-7B-hf", "video_llava"),
@@ -65,7 +66,8 @@ PUBLISHED = ("mvbench", "videomme")
 
 
 def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite]]:
-    """Model, processor and video suites of a profile; table: whose checkpoint "paper" takes.
+    """Model, processor and video suites of a profile; table: whose checkpoint "paper" takes, and
+    whose embedded twin "tiny" does.
 
     ValueError for an unknown profile or table; Unavailable names what is not on this machine.
     """
@@ -76,10 +78,12 @@ def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite
     if profile == "paper":
         return _paper(*CHECKPOINTS[table])
     try:
-        return *load(EMBEDDED), [video_suite(name) for name in TINY_VIDEO]
+        suites = [video_suite(name) for name in TINY_VIDEO]
+        return *load(TWIN if table == "12" else EMBEDDED), suites
     except LoadError as missing:
+        family = CHECKPOINTS[table][1]
         raise Unavailable(
-            f"{missing}: train it with `python -m qvid_utils.tiny.train --family llava_onevision`"
+            f"{missing}: train it with `python -m qvid_utils.tiny.train --family {family}`"
         ) from missing
 
 

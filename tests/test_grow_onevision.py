@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from qvid_utils.paths import DATA
-from qvid_utils.tiny import clips, lessons, onevision, onevision_decoder, train, world
+from qvid_utils.tiny import clip_facts, clips, lessons, onevision, onevision_decoder, train, world
 from qvid_utils.tiny import grow_onevision as grow
 from qvid_utils.tiny.clips import Actor
 
@@ -110,8 +110,8 @@ def test_what_a_token_shows_and_what_has_happened_to_it():
         Actor("star", "moves", "up", ((3, 3), (3, 3), (2, 3), (1, 3)), ("blue",) * 4),
         Actor("cross", "changes", "", ((0, 0),) * 4, ("red", "green", "green", "green")),
     )
-    there = grow.shown([clip])
-    now = np.array(grow.NOW, dtype=object)[there["now"][0].numpy()]
+    there = clip_facts.shown([clip])
+    now = np.array(clip_facts.NOW, dtype=object)[there["now"][0].numpy()]
     spot = place[0] * clips.BOARD
     assert now[:, spot].tolist() == ["as before", "vanishes", "appears", "new"]
     assert [now[0, 15], now[1, 15], now[2, 11], now[3, 7]] == ["as before"] * 2 + ["up"] * 2
@@ -131,11 +131,11 @@ def test_facts_say_what_a_word_stands_for():
         "star", "moves", "up", (None, (3, 0), (2, 0), (1, 0)), ("red", "red", "red", "blue")
     )
     ids = torch.tensor([[[grow.WORD[w] for w in ("What", "star", "red", "circle", "move")]]])
-    truth, telling = grow.facts([(star,)], ids)
+    truth, telling = clip_facts.facts([(star,)], ids)
     assert telling.tolist() == [[[False, True, False, True, True]]]
-    starts = np.cumsum((0, *grow.PARTS))
+    starts = np.cumsum((0, *clip_facts.PARTS))
     colours = list(world.COLOURS)
-    want = [grow.STORIES.index("moves"), 2, 1, 3, colours.index("red"), colours.index("blue")]
+    want = [clip_facts.STORIES.index("moves"), 2, 1, 3, colours.index("red"), colours.index("blue")]
     want += [12, 4]  # the cells of rows 3 and 1 in the first column
     assert truth[0].nonzero().flatten().tolist() == (starts[:8] + want).tolist()
     assert not truth[1].any()
@@ -150,12 +150,12 @@ def test_turns_and_totals_of_a_clip():
         for kind, at in (("star", 1), ("T", 3), ("ring", 2))
     ]
     clip.append(Actor("cross", "vanishes", "", (still[1], None, None, None), still[0]))
-    turns = [grow.turns_of(actor, tuple(clip)) for actor in clip]
+    turns = [clip_facts.turns_of(actor, tuple(clip)) for actor in clip]
     assert turns == [["appears first"], ["appears last"], [], ["vanishes first", "vanishes last"]]
     flash = Actor("K", "flashes", "", (None, still[1], None, None), still[0])
-    assert grow.turns_of(flash, (flash,)) == []
-    numbers = grow.totals([tuple(clip), (*clip[:2], flash)])
-    assert list(grow.COUNTED) == ["appear", "vanish", "move"]
+    assert clip_facts.turns_of(flash, (flash,)) == []
+    numbers = clip_facts.totals([tuple(clip), (*clip[:2], flash)])
+    assert list(clip_facts.COUNTED) == ["appear", "vanish", "move"]
     assert numbers.tolist() == [[3, 1, 0], [-100] * 3]
 
 

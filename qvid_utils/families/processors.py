@@ -1,5 +1,5 @@
-"""Processors where torchvision is missing: pictures as ever; LLaVA-OneVision takes a video as its
-frames, each through the image processor; elsewhere a video says what to install."""
+"""Processors where torchvision is missing: pictures as ever; LLaVA-OneVision and Video-LLaVA take a
+video as its frames, each through the image processor; elsewhere a video says what to install."""
 
 import inspect
 import json
@@ -38,9 +38,13 @@ def _has_no_video_part(folder: Path) -> bool:
     return "video_processor" not in saved and not any((folder / name).exists() for name in beside)
 
 
+LEGACY = "return_legacy_image_output"  # newer versions of Video-LLaVA's warn unless it is off
+
+
 class Frames:
     """Stands where a video processor does: every frame is a picture, resized to the tower's side,
-    rescaled and normalised by the image processor. What LLaVA-OneVision's video processor does."""
+    rescaled and normalised by the image processor. What the video processors of LLaVA-OneVision and
+    Video-LLaVA (which crops frames to a square) do."""
 
     def __init__(self, image_processor: Any):
         self.image_processor = image_processor
@@ -70,7 +74,10 @@ class Frames:
                 f"the videos of one batch have {lengths} frames: ask those of one length together"
             )
         pictures = [frame for video in videos for frame in video]
-        made = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        known = inspect.signature(self.image_processor.preprocess).parameters
+        legacy = {LEGACY: False} if LEGACY in known else {}
+        made = self.image_processor(pictures, return_tensors="pt", **legacy)
+        made = made["pixel_values" if "pixel_values" in made else "pixel_values_images"]
         if made.dim() == 5:  # (N, tiles, 3, side, side): the first shows the whole picture
             made = made[:, 0]
         return {"pixel_values_videos": made.unflatten(0, (len(videos), -1))}
@@ -86,7 +93,10 @@ def _is_batch(videos: list) -> bool:
     return isinstance(first, list | tuple | str | Path) or getattr(first, "ndim", 0) == 4
 
 
-FRAMEWISE = ("LlavaOnevisionProcessor",)  # whose videos need nothing but their frames
+FRAMEWISE = (
+    "LlavaOnevisionProcessor",
+    "VideoLlavaProcessor",
+)  # whose videos need nothing but their frames
 
 
 class _WithoutVideo(ProcessorMixin):

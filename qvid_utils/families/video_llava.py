@@ -1,4 +1,10 @@
-"""Video-LLaVA: two CLIP towers (pictures; frames, which keep their class token), Llama decoder."""
+"""Video-LLaVA: two CLIP towers (pictures; frames, which keep their class token), Llama decoder.
+
+How the class token counts: transformers gives the language model 257 tokens of a frame, 256 patches
+after the class token. All 257 are visual tokens here: each is scored, each can be pruned, and a
+share of the tokens, as in Table 12, is one of all 8 x 257 = 2,056 of a clip. Maps of a frame show
+the patches alone. Of a picture the class token is left out: 256.
+"""
 
 from collections.abc import Mapping
 from itertools import repeat

@@ -23,6 +23,7 @@ from . import world
 IMAGE = "<image>"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", IMAGE)
 PATCH = 8
+PATTERN = r"<\|?[a-z_/]+\|?>|USER:|ASSISTANT:|\b[A-D]\.|[\w']+|[^\w\s]"  # what a word looks like
 WORDS = (
     "USER: ASSISTANT: A. B. C. D. A B C D ? . , "
     "Is Do Which What How Answer Describe there the a an in and of is are do have has same with "
@@ -53,7 +54,7 @@ def vocabulary() -> list[str]:
 def tokenizer() -> PreTrainedTokenizerFast:
     """LLaVA's tokenizer: a word, a mark, or an option label ("A.") is one token; pads left."""
     image = {"extra_special_tokens": {"image_token": IMAGE}}
-    return _tokenizer(vocabulary(), "<s> $A", padding_side="left", model_max_length=2048, **image)
+    return tokenizer_of(vocabulary(), "<s> $A", padding_side="left", model_max_length=2048, **image)
 
 
 def clip_vocabulary() -> list[str]:
@@ -64,10 +65,11 @@ def clip_vocabulary() -> list[str]:
 
 def clip_tokenizer() -> PreTrainedTokenizerFast:
     """The text tower's tokenizer: the same words between "<s>" and "</s>"; pads right."""
-    return _tokenizer(clip_vocabulary(), "<s> $A </s>", padding_side="right", model_max_length=64)
+    return tokenizer_of(clip_vocabulary(), "<s> $A </s>", padding_side="right", model_max_length=64)
 
 
-def _tokenizer(vocabulary: list[str], form: str, **options) -> PreTrainedTokenizerFast:
+def tokenizer_of(vocabulary: list[str], form: str, **options) -> PreTrainedTokenizerFast:
+    """A tokenizer of these words, texts in this form ("<s> $A" puts "<s>" in front)."""
     words = {word: i for i, word in enumerate(vocabulary)}
     ends = {"bos_token": "<s>", "eos_token": "</s>"}
     made = word_level(vocabulary, pad_token="<pad>", unk_token="<unk>", **ends, **options)
@@ -80,11 +82,12 @@ def _tokenizer(vocabulary: list[str], form: str, **options) -> PreTrainedTokeniz
 
 
 def word_level(vocabulary: list[str], **options) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are these words, in this order; blanks and line ends are dropped."""
+    """A tokenizer whose tokens are these words, in this order; blanks are dropped, and line
+    ends where they are no word."""
     words = {word: i for i, word in enumerate(vocabulary)}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    pattern = Regex(r"<\|?[a-z_/]+\|?>|USER:|ASSISTANT:|\b[A-D]\.|[\w']+|[^\w\s]")
-    core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
+    pattern = PATTERN + "|\n" * ("\n" in words)
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, clean_up_tokenization_spaces=False, **options
     )

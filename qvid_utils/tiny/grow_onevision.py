@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,22 +25,28 @@ from tqdm.auto import trange
 from transformers import (
     LlavaForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerFast,
 )
 
 from ..paths import DATA
 from . import clips, lessons, onevision, train, world
+from .clip_facts import COUNTED, MOST, NOW, PARTS, SIZES, facts, shown, totals
 from .lessons import EDGE
-from .onevision_decoder import BEFORE, LAYERS, SAME, WORD, decoded, packed_kernels, tokens_of
+from .onevision_decoder import (
+    BEFORE,
+    LAYERS,
+    SAME,
+    WORD,
+    decoded,
+    packed_kernels,
+    tokens_of,
+    tower_of,
+)
 
 ALIKE = {"up": "above", "down": "below", "first": "one"}  # new words that start from old ones
-KIND_WORDS = [WORD[kind] for kind in world.KINDS]
 
-LONGEST = 16
 # How many frames a clip has, how often, from which step on: short clips cost little.
 LENGTHS = {0: {4: 1.0}, 350: {4: 0.4, 8: 0.6}, 800: {4: 0.25, 8: 0.45, 16: 0.3}}
-STORIES = (*clips.STORIES, "flashes")
-# What has happened to what a visual token shows: since the first frame, and just now.
-NOW = (None, "as before", *clips.DIRECTIONS, "recoloured", "new", "gone", "appears", "vanishes")
 # How often a type of question is drawn.
 MIX = {
     "direction": 1.2,
@@ -58,7 +65,8 @@ class Preset:
     """Steps, batches, peak rate; `open_until`: the step up to which open questions prevail;
     `bare_until`: the one up to which questions come without their answer-format sentence, which
     would be a third of all words; `lessons`: steps on still pictures alone, at first, after which
-    they come with the odds `later_lessons`."""
+    they come with the odds `later_lessons`; `ahead`: how many steps of this course are behind a
+    decoder that has been taught before."""
 
     tower: int = 500
     tower_batch: int = 48
@@ -74,6 +82,7 @@ class Preset:
     count_layer: int = 5
     ground_layer: int = 6
     save: int = 50
+    ahead: int = 0
 
 
 PRESETS = {"cpu": Preset(), "gpu": Preset(2000, 128, 12000, 32)}
@@ -132,111 +141,6 @@ def clip_batch(rng: np.random.Generator, number: int, length: int):
     return drawn, scaled(frames // 8 * 8 + 4)
 
 
-def shown(drawn: list[clips.Clip]) -> dict[str, Tensor]:
-    """What every visual token shows, (B, T, 16) each: kind and colour (the last is "ground"), the
-    frame, the cell where the thing was first seen (the last is "none"), and what has happened to it
-    up to now (`NOW`)."""
-    shape = (len(drawn), len(drawn[0][0].cells), onevision.CELLS)
-    kind = torch.full(shape, train.NONE)
-    colour = torch.full(shape, len(train.COLOUR_NAMES))
-    now = torch.zeros(shape, dtype=torch.long)
-    origin = torch.full(shape, onevision.CELLS)
-    for b, clip in enumerate(drawn):
-        for actor in clip:  # first what is gone: it may be hidden by what comes there later
-            for t in range(actor.last + 1, shape[1]):
-                row, column = actor.cells[actor.last]
-                left = "vanishes" if t == actor.last + 1 else "gone"
-                now[b, t, row * clips.BOARD + column] = NOW.index(left)
-        for actor in clip:
-            for t, cell in enumerate(actor.cells):
-                if cell is None:
-                    continue
-                spot = (b, t, cell[0] * clips.BOARD + cell[1])
-                happened = "as before"
-                if actor.first:
-                    happened = "appears" if t == actor.first else "new"
-                elif cell != actor.cells[0]:
-                    happened = actor.direction
-                elif actor.colours[t] != actor.colours[0]:
-                    happened = "recoloured"
-                now[spot] = NOW.index(happened)
-                origin[spot] = number_of(actor.cells[actor.first])
-                kind[spot] = world.KINDS.index(actor.kind)
-                colour[spot] = train.COLOUR_NAMES.index(actor.colours[t])
-    frame = torch.arange(shape[1])[None, :, None].expand(shape)
-    return {"kind": kind, "colour": colour, "frame": frame, "now": now, "origin": origin}
-
-
-def number_of(cell: clips.Cell) -> int:
-    """A cell's place among a frame's visual tokens."""
-    return cell[0] * clips.BOARD + cell[1]
-
-
-SIZES = {
-    "kind": train.NONE + 1,
-    "colour": len(train.COLOUR_NAMES) + 1,
-    "frame": LONGEST,
-    "now": len(NOW),
-    "origin": onevision.CELLS + 1,
-}
-# What a word knows, a number of classes each: of a thing its story, direction, first and last
-# frame, colour and cell, and its turns (`TURNS`); of a verb, how many things do so.
-TURNS = ("appears first", "appears last", "vanishes first", "vanishes last")
-COUNTED = {"appear": "appears", "vanish": "vanishes", "move": "moves"}
-MOST = 5  # things of a clip
-PARTS = (
-    *(len(STORIES), len(clips.DIRECTIONS), LONGEST, LONGEST),
-    *[len(train.COLOUR_NAMES)] * 2,
-    *[onevision.CELLS] * 2,
-    len(TURNS),
-    MOST + 1,
-)
-
-
-def facts(drawn: list[clips.Clip], ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What the telling words of (B, Q, t) stand for in their clips, many-hot (n, ΣPARTS), and which
-    words tell something, bool (B, Q, t): those that name a thing, and the verbs of counts."""
-    table = torch.zeros(len(drawn), len(WORD), sum(PARTS))
-    starts = np.cumsum((0, *PARTS))
-    for b, clip in enumerate(drawn):
-        for actor in clip:
-            place = [
-                STORIES.index(actor.story),
-                list(clips.DIRECTIONS).index(actor.direction) if actor.direction else None,
-                actor.first,
-                actor.last,
-                train.COLOUR_NAMES.index(actor.colours[0]),
-                train.COLOUR_NAMES.index(actor.colours[-1]),
-                number_of(actor.cells[actor.first]),
-                number_of(actor.cells[actor.last]),
-            ]
-            row = [start + p for start, p in zip(starts, place, strict=False) if p is not None]
-            row += [starts[8] + TURNS.index(turn) for turn in turns_of(actor, clip)]
-            table[b, WORD[actor.kind], row] = 1
-        for verb, story in COUNTED.items():
-            number = sum(actor.story == story for actor in clip)
-            table[b, WORD[verb], starts[9] + number] = 1
-    telling = torch.isin(ids, torch.tensor([*KIND_WORDS, *(WORD[verb] for verb in COUNTED)]))
-    return table[telling.nonzero()[:, 0], ids[telling]], telling
-
-
-def totals(drawn: list[clips.Clip]) -> Tensor:
-    """How many things do each of COUNTED, (B, 3); -100 for clips of which it is not asked."""
-    table = [[sum(a.story == story for a in clip) for story in COUNTED.values()] for clip in drawn]
-    flashing = [any(a.story == "flashes" for a in clip) for clip in drawn]
-    return torch.tensor(table).masked_fill(torch.tensor(flashing)[:, None], -100)
-
-
-def turns_of(actor: clips.Actor, clip: clips.Clip) -> list[str]:
-    """Which of TURNS are a thing's."""
-    if actor.story not in ("appears", "vanishes"):
-        return []
-    times = [a.first if a.story == "appears" else a.last for a in clip if a.story == actor.story]
-    own = actor.first if actor.story == "appears" else actor.last
-    ends = {"first": min(times), "last": max(times)}
-    return [f"{actor.story} {turn}" for turn, time in ends.items() if own == time]
-
-
 def taught(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """The LLaVA's tokens of the middle of pictures (N, 3, 96, 96), four of a cell averaged."""
     with torch.no_grad():
@@ -247,19 +151,37 @@ def taught(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------- stages
-def train_tower(model, llava, preset: Preset, seed: int, folder: Path, device) -> None:
-    """Stage 1. Loss: distance to the LLaVA's tokens relative to their length; what is there."""
-    width = llava.config.text_config.hidden_size
+@dataclass(frozen=True)
+class Child:
+    """What sets apart the video models that grow like this one. name: of checkpoints and logs;
+    taught: the tokens that a teacher wants, from whole pictures; turn: between question and
+    answer."""
+
+    name: str
+    taught: Callable[[nn.Module, Tensor], Tensor]
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    turn: str
+
+
+ONEVISION = Child("video", taught, onevision.tokenizer, "<|im_end|><|im_start|>assistant\n")
+
+
+def train_tower(
+    model, teacher, preset: Preset, seed: int, folder: Path, device, child: Child = ONEVISION
+) -> None:
+    """Stage 1. Loss: distance to the teacher's tokens relative to their length; what is there."""
+    tower = tower_of(model)
+    width = teacher.config.text_config.hidden_size
     dense = nn.Linear(width, SIZES["kind"] + SIZES["colour"]).to(device)
     modules = {
-        "tower": model.model.vision_tower,
+        "tower": tower,
         "projector": model.model.multi_modal_projector,
         "dense": dense,
     }
     optimiser = train.optimisers(modules, 2e-3, muon=False)
     parts = {**modules, "adamw": optimiser[0]}
-    checkpoint, third = train.Checkpoint(folder, "video_tower"), preset.tower_batch // 3
-    model.model.vision_tower.train()
+    checkpoint, third = train.Checkpoint(folder, f"{child.name}_tower"), preset.tower_batch // 3
+    tower.train()
     middle = slice(EDGE * clips.CELL, EDGE * clips.CELL + clips.SIDE)
     bar = trange(checkpoint.load(parts), preset.tower, desc="tower", mininterval=10)
     for step in bar:
@@ -273,11 +195,12 @@ def train_tower(model, llava, preset: Preset, seed: int, folder: Path, device) -
         kinds, colours = kinds.to(device), colours.to(device)
         train.set_rate(optimiser, 2e-3, step, preset.tower, 50)
         with train.autocast(device), packed_kernels(model):
-            wanted = taught(llava, whole[:third])
+            wanted = child.taught(teacher, whole[:third])
             seen = tokens_of(model, whole[..., middle, middle]).float()
         length = wanted.square().mean(-1, keepdim=True).sqrt()
         far = ((seen[:third] - wanted) / length).square().mean()
-        read = dense(seen / length.mean()).split([SIZES["kind"], SIZES["colour"]], dim=-1)
+        cells = seen[:, -onevision.CELLS :] / length.mean()
+        read = dense(cells).split([SIZES["kind"], SIZES["colour"]], dim=-1)
         told = F.cross_entropy(read[0].flatten(0, 1), kinds.flatten())
         told = told + F.cross_entropy(read[1].flatten(0, 1), colours.flatten())
         train.step_all(5 * far + told, optimiser, modules)
@@ -287,18 +210,24 @@ def train_tower(model, llava, preset: Preset, seed: int, folder: Path, device) -
             shade = (read[1].argmax(-1) == colours)[thing].float().mean()
             line = f"far {far:.3f} kind {right:.3f} colour {shade:.3f}"
             bar.set_postfix_str(line)
-            with open(folder / "video_tower.log", "a") as log:
+            with open(folder / f"{child.name}_tower.log", "a") as log:
                 log.write(f"{step + 1} {line}\n")
         if (step + 1) % preset.save == 0:
             checkpoint.save(step + 1, parts)
-    model.model.vision_tower.eval()
+    tower.eval()
 
 
 def pack(
-    drawn, rng: np.random.Generator, questions: int, tok, options: bool, bare: bool = False
+    drawn,
+    rng: np.random.Generator,
+    questions: int,
+    tok,
+    options: bool,
+    bare: bool = False,
+    turn: str = ONEVISION.turn,
 ) -> train.Packed:
     """Ask `questions` questions of every clip, all with options or all without; bare: without the
-    sentence that asks for a form of answer."""
+    sentence that asks for a form of answer; turn: what comes before the answer."""
     names, odds = list(MIX), np.array(list(MIX.values()))
     odds /= odds.sum()
     asked: list[world.Question] = []
@@ -308,7 +237,6 @@ def pack(
             found = clips.ask(kind, clip, rng, options)
             if found is not None:
                 asked.append(found)
-    turn = "<|im_end|><|im_start|>assistant\n"
     texts = [q.text.partition(" Answer ")[0] if bare else q.text for q in asked]
     texts = [f"{text}{turn}{q.answer}" for text, q in zip(texts, asked, strict=True)]
     rows = tok(texts, add_special_tokens=False)["input_ids"]
@@ -356,30 +284,37 @@ def told_by_tokens(reader: Reader, hidden: Tensor, there: dict[str, Tensor]):
 
 
 def train_language(
-    model, llava, preset: Preset, seed: int, folder: Path, device, until: int | None = None
+    model,
+    llava,
+    preset: Preset,
+    seed: int,
+    folder: Path,
+    device,
+    until: int | None = None,
+    child: Child = ONEVISION,
 ) -> None:
     """Stage 2. Loss on clips: answers, what visual tokens and what naming words must know; on still
     pictures (`lessons`): answers, and the LLaVA's hidden states."""
     decoder, width = model.model.language_model, model.config.text_config.hidden_size
-    newline = nn.ParameterList([model.model.image_newline])
+    newline = getattr(model.model, "image_newline", None)
     modules = {
         "language": decoder,
         "head": model.lm_head,
         "projector": model.model.multi_modal_projector,
-        "newline": newline,
+        **({} if newline is None else {"newline": nn.ParameterList([newline])}),
         "reader": Reader(width, sum(SIZES.values())).to(device),
         "grounder": Reader(width, sum(PARTS)).to(device),
         "counter": Reader(width, len(COUNTED) * (MOST + 1)).to(device),
     }
     optimiser = train.optimisers(modules, preset.rate, muon=True)
     parts = {**modules, "adamw": optimiser[0], "muon": optimiser[1]}
-    checkpoint, tok = train.Checkpoint(folder, "video_language"), onevision.tokenizer()
+    checkpoint, tok = train.Checkpoint(folder, f"{child.name}_language"), child.tokenizer()
     marks: dict[str, list[float]] = {}
     bar = trange(checkpoint.load(parts), until or preset.language, desc="language", mininterval=10)
     for step in bar:
-        rng = train.generator(seed, 8, step)
+        rng, course = train.generator(seed, 8, step), step + preset.ahead
         train.set_rate(optimiser, preset.rate, step, preset.language, 50)
-        if step < preset.lessons or rng.random() < preset.later_lessons:
+        if course < preset.lessons or rng.random() < preset.later_lessons:
             with train.autocast(device), packed_kernels(model):
                 loss, line, hits = lessons.lesson(
                     model, llava, rng, max(2, preset.clips * 2 // 3), device
@@ -388,26 +323,25 @@ def train_language(
             for kind, hit in hits:
                 marks.setdefault(f"({kind})", []).append(hit)
             bar.set_postfix_str(line)
-            _note(folder, step, line, marks)
+            _note(folder, child.name, step, line, marks)
             if (step + 1) % preset.save == 0:
                 checkpoint.save(step + 1, parts)
             continue
-        odds = LENGTHS[max(start for start in LENGTHS if start <= step)]
+        odds = LENGTHS[max(start for start in LENGTHS if start <= course)]
         length = int(rng.choice(list(odds), p=list(odds.values())))
         number = preset.clips * 8 // max(length, 5)
         drawn, frames = clip_batch(rng, number, length)
-        options = rng.random() < (0.4 if step < preset.open_until else 0.8)
-        bare = step < preset.bare_until
-        packed = pack(drawn, rng, preset.questions, tok, bool(options), bare)
+        options = rng.random() < (0.4 if course < preset.open_until else 0.8)
+        bare = course < preset.bare_until
+        packed = pack(drawn, rng, preset.questions, tok, bool(options), bare, child.turn)
         there = shown(drawn)
         truth, naming = facts(drawn, packed.ids)
         with train.autocast(device), packed_kernels(model):
-            seen = tokens_of(model, frames.flatten(0, 1).to(device))
-            out, prefix = decoded(
-                model, seen.unflatten(0, (number, length)).flatten(1, 2), packed.ids
-            )
+            seen = tokens_of(model, frames.flatten(0, 1).to(device)).unflatten(0, (number, length))
+            out, prefix = decoded(model, seen.flatten(1, 2), packed.ids)
         early = out.hidden_states[preset.seen_layer][:, len(BEFORE) : prefix - 1]
-        sight, right_now = told_by_tokens(modules["reader"], early, there)
+        early = early.unflatten(1, (length, -1))[:, :, -onevision.CELLS :]  # what shows a cell
+        sight, right_now = told_by_tokens(modules["reader"], early.flatten(1, 2), there)
         halfway = out.hidden_states[preset.ground_layer][:, prefix:]
         halfway = halfway[naming.flatten(1).to(device)].float()
         ground = F.binary_cross_entropy_with_logits(modules["grounder"](halfway), truth.to(device))
@@ -426,17 +360,17 @@ def train_language(
         line = f"answer {answer:.3f} sight {sight:.3f} now {right_now:.2f} ground {ground:.4f} "
         line += f"counted {counted:.2f}"
         bar.set_postfix_str(line)
-        _note(folder, step, f"T{length} {line}", marks)
+        _note(folder, child.name, step, f"T{length} {line}", marks)
         if (step + 1) % preset.save == 0:
             checkpoint.save(step + 1, parts)
 
 
-def _note(folder: Path, step: int, line: str, marks: dict[str, list[float]]) -> None:
+def _note(folder: Path, name: str, step: int, line: str, marks: dict[str, list[float]]) -> None:
     """Every 25th step a line into the log: what it says, and shares of right answers by type since
     the last one."""
     if (step + 1) % 25 == 0:
         shares = " ".join(f"{kind} {np.mean(hits):.2f}" for kind, hits in sorted(marks.items()))
-        with open(folder / "video_language.log", "a") as log:
+        with open(folder / f"{name}_language.log", "a") as log:
             log.write(f"{step + 1} {line} {shares}\n")
         marks.clear()
 

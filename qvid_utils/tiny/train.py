@@ -43,7 +43,11 @@ KIND_WORDS = [WORD[kind] for kind in world.KINDS]
 COLOUR_WORDS = [WORD[colour] for colour in COLOUR_NAMES]
 FACTS = len(world.KINDS) + len(COLOUR_NAMES) + 2 * world.BOARD  # what grounding asks of a word
 
-GROWN = {"qwen2_vl": "grow", "llava_onevision": "grow_onevision"}  # out of the trained LLaVA
+GROWN = {  # out of the trained LLaVA, the last out of the one before
+    "qwen2_vl": "grow",
+    "llava_onevision": "grow_onevision",
+    "video_llava": "grow_video_llava",
+}
 
 
 @dataclass(frozen=True)
