@@ -38,6 +38,7 @@ __all__ = [
     "concentration",
     "effective_rank",
     "energy",
+    "kernel",
     "leverage",
     "leverage_qr",
     "numerical_rank",
@@ -82,7 +83,7 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
     """
     check_rank(rank)
     X = _flat(M)
-    found = _by_triton(X, rank) if _kernel() == "triton" else None
+    found = _by_triton(X, rank) if kernel() == "triton" else None
     if found is not None:
         return _back(found, M)
 
@@ -237,7 +238,8 @@ def _flat(M: Tensor) -> Tensor:
     return _checked(M).detach().reshape(-1, *M.shape[-2:])
 
 
-def _kernel() -> str:
+def kernel() -> str:
+    """The route of `leverage` by QVID_KERNEL: torch or triton. ValueError for another name."""
     name = os.environ.get(KERNEL) or "torch"
     if name not in ("torch", "triton"):
         raise ValueError(f"{KERNEL}={name}: give torch (the default) or triton")

@@ -15,7 +15,9 @@ import torch
 
 from qvid_utils import linalg
 from qvid_utils.linalg import leverage
+from qvid_utils.measure.__main__ import main
 from qvid_utils.paths import ROOT
+from qvid_utils.results import read
 from qvid_utils.rules import RULES
 from qvid_utils.selection import top_k
 
@@ -69,7 +71,7 @@ def hard(kind, heads=2, n_q=12, n_v=70):
 def test_by_hand(kernel):
     # σ² = 8 along (1, 1, 0)/√2, and 1 along (0, 0, 1)
     paper = torch.tensor([[2.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
-    for rank, score in ((1, [0.5, 0.5, 0.0]), (2, [0.5, 0.5, 1.0]), (0.9, [0.5, 0.5, 1.0])):
+    for rank, score in ((1, [0.5, 0.5, 0.0]), (2, [0.5, 0.5, 1.0]), (0.889, [0.5, 0.5, 1.0])):
         assert leverage(paper, rank).tolist() == pytest.approx(score, abs=1e-15)
     assert leverage(paper, 0.8888).tolist() == pytest.approx([0.5, 0.5, 0.0], abs=1e-15)
     assert len(kernel.solved) == 4
@@ -88,6 +90,8 @@ def test_hard_cases_are_those_of_torch_and_keep_the_tokens_of_a_float64_svd(
     monkeypatch.delenv(linalg.KERNEL)
     tolerance = 1e-6 if kind == "decay" else 1e-12
     torch.testing.assert_close(found, leverage(M, rank), rtol=0, atol=tolerance)
+    # each mode that votes sums to 1, the faintest too
+    assert (found.sum(-1) - found.sum(-1).round()).abs().max() < 1e-12
     if rank != 0.8:
         truth = by_svd(M, rank).mean(0)
         assert (found.mean(0) - truth).abs().max() < tolerance
@@ -131,6 +135,16 @@ def test_a_rule_goes_through_it(kernel):
     found = RULES["qvid"](M, rank=2)
     assert kernel.solved == [(3, 5, 30)]
     torch.testing.assert_close(found.double(), by_svd(M, 2).mean(0), rtol=0, atol=1e-7)
+
+
+def test_its_time_is_told_as_its_own(kernel, tmp_path, monkeypatch, capsys):
+    few = ["--heads", "1", "--queries", "3", "--visual", "9", "--rounds", "1", "--rank", "2"]
+    assert main(["scores", *few, "--out", str(tmp_path / "kernel.csv")]) == 0
+    assert set(kernel.solved) == {(1, 3, 9)}
+    monkeypatch.delenv(linalg.KERNEL)
+    assert main(["scores", *few, "--out", str(tmp_path / "torch.csv")]) == 0
+    told = [read(tmp_path / f"{name}.csv")["source"].iloc[0] for name in ("kernel", "torch")]
+    assert ["Triton kernel" in source for source in told] == [True, False]
 
 
 def test_what_the_kernel_cannot_do_goes_through_torch(kernel, monkeypatch):
@@ -191,9 +205,14 @@ except {error} as error: print(error)
 
 
 def test_without_triton_the_extra_is_named():
-    told = _alone(ASKED.format(before="sys.modules['triton'] = None", error="ImportError"))
+    without = "sys.modules['triton'] = None"
+    told = _alone(ASKED.format(before=without, error="ImportError"))
     sentence = "QVID_KERNEL=triton needs the extra triton: pip install 'qvid-workbook[triton]', "
-    assert told.stdout.strip() == sentence + "or unset QVID_KERNEL"
+    sentence += "or unset QVID_KERNEL"
+    assert told.stdout.strip() == sentence
+    code = "from qvid_utils.measure.__main__ import main; sys.exit(main(['scores']))"
+    told = _alone(f"import os, sys; {without}; os.environ['QVID_KERNEL'] = 'triton'; {code}")
+    assert (told.returncode, told.stderr.strip()) == (2, f"measure: {sentence}")
 
 
 def test_without_a_gpu_one_sentence_says_so():
