@@ -174,7 +174,7 @@ def _scores(argv: Sequence[str]) -> int:
     table = pd.DataFrame(compare(shapes, device=chosen.device, **more))
     show = {"error": "{:.1e}".format, **dict.fromkeys(table.columns[2:-1], "{:.2f}".format)}
     print(table.to_string(index=False, formatters=show))
-    route = ["Triton kernel"] * (kernel() == "triton")
+    route = ["Triton kernel where N_q <= 64"] * (kernel() == "triton")
     where = where_run(torch.device(chosen.device), more["clock"], route)
     return _stored(as_results(table, chosen.heads, chosen.rank, chosen.rounds, where), chosen)
 
