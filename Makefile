@@ -14,7 +14,7 @@ ARGS     ?=
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LAB       := $(VENV)/.installed-lab
-RAY       := $(VENV)/.installed-ray
+EXTRAS    := $(VENV)/.installed-extras
 BROWSER   := $(VENV)/.installed-browser
 PIP       := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
@@ -39,8 +39,9 @@ test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
 	$(BIN)/python -m pytest -q --nbval notebooks --nbval-sanitize-with tests/nbval.cfg --nbval-current-env
 
-test-extras: $(RAY)  ## the tests of the extra `ray`: a cluster of three nodes on this machine
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_distributed.py $(ARGS)
+test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this machine) and `triton`
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
+	    tests/test_distributed.py tests/test_linalg_triton.py $(ARGS)
 
 test-browser: $(BROWSER)  ## notebook 00 in JupyterLab and a real browser; needs Chromium or Chrome
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_browser.py tests/test_panel.py $(ARGS)
@@ -83,8 +84,8 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt --no-build-isolation -e ".[test]"
 	@touch $@
 
-$(RAY): $(INSTALLED)
-	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,ray]"
+$(EXTRAS): $(INSTALLED)
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,ray,triton]"
 	@touch $@
 
 $(BROWSER): $(LAB)

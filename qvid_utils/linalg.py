@@ -19,8 +19,12 @@ Only the rows u_kᵀ M that vote are formed, and on a CPU the float64 copy of M 
 time, in the same memory: fetching fresh memory for larger buffers costs more than the arithmetic.
 Where torch has several CPU threads they share out the heads: decompositions of this size are
 solved one after the other otherwise, and slower with more threads inside each.
+
+`leverage` has a second route, one Triton kernel for all heads, which the environment variable
+QVID_KERNEL=triton turns on; see `linalg_triton`, also for what has not been tried.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral, Real
@@ -34,6 +38,7 @@ __all__ = [
     "concentration",
     "effective_rank",
     "energy",
+    "kernel",
     "leverage",
     "leverage_qr",
     "numerical_rank",
@@ -47,6 +52,7 @@ NULL = 1e-13  # a squared singular value at or below this share of the largest c
 SLAB = 2**17  # entries of M that are float64 at a time on a CPU: 1 MiB, about what a cache holds
 WELL = 1e7  # a Gram matrix of this condition number or less is inverted: errors below 1e-7
 ALONE = 32  # smaller problems are solved before a second thread has started
+KERNEL = "QVID_KERNEL"  # the environment variable that chooses the route of `leverage`
 
 
 def check_rank(rank: int | float) -> int | float:
@@ -68,10 +74,18 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
     M (..., N_q, N_v) → (..., N_v) float64, in [0, 1]; sums over the columns to
     r_eff = min(rank, N_q, N_v, numerical rank). A share as rank takes, per matrix, the fewest
     modes that hold that share of Σσ². A zero matrix scores zero.
-    Raises ValueError on NaN or infinite entries and on a bad rank (`check_rank`).
+    With QVID_KERNEL=triton in the environment by one Triton kernel, where N_q <= 64 and N_q <= N_v
+    and where it finds the problem solved; everything else goes through torch, and so does all by
+    default.
+    Raises ValueError on NaN or infinite entries and on a bad rank (`check_rank`); with
+    QVID_KERNEL=triton ImportError or ValueError where Triton or a GPU for it is missing.
     Source: QViD, equation 5.
     """
     check_rank(rank)
+    X = _flat(M)
+    found = _by_triton(X, rank) if kernel() == "triton" else None
+    if found is not None:
+        return _back(found, M)
 
     def score(X: Tensor) -> Tensor:
         slabs, G = _gram(X)
@@ -85,7 +99,7 @@ def leverage(M: Tensor, rank: int | float) -> Tensor:
         first = int(rank) if isinstance(rank, Integral) else None
         return _participation(slabs, s, U, _leading(s, rank), first)
 
-    return _back(_shared_out(score, _flat(M)), M)
+    return _back(_shared_out(score, X), M)
 
 
 def energy(M: Tensor, rank: int | float | None = None) -> Tensor:
@@ -222,6 +236,34 @@ def _back(result: Tensor, M: Tensor) -> Tensor:
 def _flat(M: Tensor) -> Tensor:
     # (B, N_q, N_v), checked; no gradient flows through a choice of tokens
     return _checked(M).detach().reshape(-1, *M.shape[-2:])
+
+
+def kernel() -> str:
+    """The route of `leverage` by QVID_KERNEL: torch or triton. ValueError for another name."""
+    name = os.environ.get(KERNEL) or "torch"
+    if name not in ("torch", "triton"):
+        raise ValueError(f"{KERNEL}={name}: give torch (the default) or triton")
+    return name
+
+
+def _by_triton(X: Tensor, rank: int | float) -> Tensor | None:
+    # None where the kernel does not apply, or did not solve an eigenvalue problem to the end
+    try:
+        from . import linalg_triton
+    except ImportError as error:
+        raise ImportError(
+            f"{KERNEL}=triton needs the extra triton: pip install 'qvid-workbook[triton]', "
+            f"or unset {KERNEL}"
+        ) from error
+    if not linalg_triton.usable(X.device):
+        raise ValueError(
+            f"{KERNEL}=triton: the interaction matrix is on {X.device} and the kernel needs a GPU; "
+            f"move the model there or unset {KERNEL}"
+        )
+    if X.shape[1] > min(linalg_triton.LARGEST, X.shape[2]):
+        return None
+    scores, residuals = linalg_triton.leverage_of(X, rank, NULL)
+    return scores if bool((residuals <= linalg_triton.CONVERGED).all()) else None
 
 
 def _shared_out(score: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:

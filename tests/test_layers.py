@@ -12,6 +12,7 @@ from qvid_utils.paths import ROOT
 PACKAGE = ROOT / "qvid_utils"
 
 LEVELS = {
+    -1: "linalg_triton",
     0: "paths vocabulary linalg clustering flops startup",
     1: "rules selection schedules budgets shortening families results records identity",
     1.3: "rules_encoder selection_encoder selection_in_llm merging pooling",
@@ -39,6 +40,8 @@ NEVER_TRANSFORMERS = [
     *["rules_encoder", "selection_encoder", "merging", "methods_encoder", "costs", "figures_cost"],
 ]
 OPTIONAL = {"lmms_eval", "ray", "datasets", "ipywidgets", "av", "torchvision", "pycocoevalcap"}
+OPTIONAL |= {"triton"}
+KERNELS = {"linalg_triton.py"}  # are themselves imported only where used
 
 
 def part_of(path) -> str:
@@ -111,7 +114,8 @@ def test_imports_point_upward(path):
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_optional_packages_are_imported_where_used(path):
-    assert imported_on_import(ast.parse(path.read_text(encoding="utf-8"))) & OPTIONAL == set()
+    found = imported_on_import(ast.parse(path.read_text(encoding="utf-8"))) & OPTIONAL
+    assert found == ({"triton"} if path.name in KERNELS else set())
 
 
 @pytest.mark.parametrize("part", NEVER_TRANSFORMERS)

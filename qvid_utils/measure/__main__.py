@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from ..families import Unavailable
+from ..linalg import kernel
 from ..models import LoadError, load
 from ..results import write
 from .cells import Cell, cells_of, infeasible, measure, where_run
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         other = {"scores": _scores, "parts": _parts, "grid": _grid}.get(argv[0] if argv else "")
         return _models(argv) if other is None else other(argv[1:])
-    except (ValueError, TypeError, LoadError, Unavailable) as error:
+    except (ValueError, TypeError, ImportError, LoadError, Unavailable) as error:
         print(f"measure: {error}", file=sys.stderr)
         return 2
 
@@ -157,7 +158,10 @@ def _model(chosen: argparse.Namespace):
 
 
 def _scores(argv: Sequence[str]) -> int:
-    parser = _common("Time `leverage` beside the printed QR + SVD and beside forming M.")
+    parser = _common(
+        "Time `leverage` beside the printed QR + SVD and beside forming M; with QVID_KERNEL=triton "
+        "in the environment it is the Triton kernel's time."
+    )
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--queries", type=_numbers, default=_numbers(QUERIES))
     parser.add_argument("--visual", type=_numbers, default=_numbers(VISUAL))
@@ -170,7 +174,8 @@ def _scores(argv: Sequence[str]) -> int:
     table = pd.DataFrame(compare(shapes, device=chosen.device, **more))
     show = {"error": "{:.1e}".format, **dict.fromkeys(table.columns[2:-1], "{:.2f}".format)}
     print(table.to_string(index=False, formatters=show))
-    where = where_run(torch.device(chosen.device), more["clock"])
+    route = ["Triton kernel where N_q <= 64"] * (kernel() == "triton")
+    where = where_run(torch.device(chosen.device), more["clock"], route)
     return _stored(as_results(table, chosen.heads, chosen.rank, chosen.rounds, where), chosen)
 
 
