@@ -307,6 +307,8 @@ def test_beside_has_both_sides_and_the_live_run():
     assert row["stderr"].notna().all() and row.loc["Avg over common", "n"] == 80
     shown = report.columns_side_by_side(joined)
     assert shown[("GQA", "paper")].notna().any() and ("Avg over common", "live ±") in shown
+    heads = list(dict.fromkeys(shown.columns.get_level_values(0)))
+    assert heads == ["budget_pct", "method", "Avg over common", "GQA", "POPE"]
 
 
 def test_differences_are_paired_and_signed():
