@@ -1,4 +1,5 @@
-"""Tables of the video runs: accuracy by type of question, and paired differences of methods."""
+"""Tables of the video runs: accuracy by type of question, paired differences of methods, and how
+much of what is kept depends on the question."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import pandas as pd
 from .benchmarks.base import error_of
 from .results import paired_bootstrap
 
-__all__ = ["ALL", "by_method", "leads"]
+__all__ = ["ALL", "by_method", "in_common", "leads"]
 
 ALL = "all"  # the type of question that stands for a suite's whole
 EDGE = 1.96  # standard errors on either side of a 95 % interval
@@ -58,4 +59,25 @@ def leads(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.Data
                 | dict(zip(("difference", "low", "high"), found, strict=True))
                 | {"n": len(own), "clips": own["picture"].nunique()}
             )
+    return pd.DataFrame(rows)
+
+
+def in_common(shown: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The part of a question's kept tokens that another question about its clip keeps, too.
+
+    shown: `video.kept` of equal budgets; samples: with `picture`, the first two questions of each
+    clip count. Columns: method, common (mean over clips, %), least (the lowest), clips. ValueError
+    where no clip has two questions.
+    """
+    clip = samples.set_index("id")["picture"]
+    kept = shown[shown["kept"]].groupby(["method", "sample"], sort=False)["token"].agg(set)
+    rows = []
+    for method, sets in kept.groupby("method", sort=False):
+        sets = sets.droplevel("method")
+        pairs = sets.groupby(clip.loc[sets.index].to_numpy(), sort=False).agg(list)
+        parts = [len(two[0] & two[1]) / len(two[0]) for two in pairs if len(two) > 1]
+        if not parts:
+            raise ValueError("no clip is asked two questions: give samples of some that are")
+        found = {"common": 100 * sum(parts) / len(parts), "least": 100 * min(parts)}
+        rows.append({"method": method, **found, "clips": len(parts)})
     return pd.DataFrame(rows)

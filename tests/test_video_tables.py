@@ -39,3 +39,18 @@ def test_leads_are_paired_over_questions():
     assert (found["low"], found["high"]) == (0, 50)  # either clip may be drawn twice
     with pytest.raises(ValueError, match="no answers of 'fastv' at 25.0 % of s"):
         video_tables.leads(answers(), "fastv")
+
+
+def test_what_two_questions_keep_in_common():
+    """Clip a: one of two tokens; clip b: both; clip c is asked once."""
+    kept = {"q0": (1, 2), "q1": (2, 5), "q2": (3, 4), "q3": (4, 3), "q4": (0, 1)}
+    shown = pd.DataFrame(
+        {"sample": sample, "method": "qvid", "token": token, "kept": token in tokens}
+        for sample, tokens in kept.items()
+        for token in range(6)
+    )
+    samples = pd.DataFrame({"id": [*kept], "picture": [*"aabbc"]})
+    (row,) = video_tables.in_common(shown, samples).to_dict("records")
+    assert row == {"method": "qvid", "common": 75.0, "least": 50.0, "clips": 2}
+    with pytest.raises(ValueError, match="no clip is asked two questions"):
+        video_tables.in_common(shown[shown["sample"] == "q4"], samples)
