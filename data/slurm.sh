@@ -2,7 +2,7 @@
 # A run as an array of Slurm jobs, one GPU each, on one store: a template to copy and change.
 #
 #     sbatch --array=0-7 data/slurm.sh --store /shared/runs/first --model llava-hf/llava-1.5-7b-hf \
-#         --dtype float16 --methods qvid fastv --keeps 192 128 64
+#         --dtype float16 --methods qvid fastv --keeps 192 128 64      # or --shares 33.3 22.2 11.1
 #
 # Submit from the checkout. Every job takes free cells from the store until none is left; a job that
 # is killed or runs out of time loses nothing, and the same line once more goes on. The store must

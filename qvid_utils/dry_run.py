@@ -18,6 +18,7 @@ import pandas as pd
 from . import flops
 from .benchmarks.paper_profile import here
 from .benchmarks.published import BENCHMARKS
+from .benchmarks.published.entries import SEEN
 from .benchmarks.published.scorers import caption_tools
 from .benchmarks.tables import ANSWERS, CELL, COSTS, SUITE_OF, cells_of
 from .families import FAMILIES, Unavailable
@@ -220,6 +221,8 @@ def report(rate: float | None = None, measured: Sequence[Path] | None = None) ->
         for _, cell in part.groupby(CELL, dropna=False, sort=False):
             lines.append(_line(cell))
     once = whole[~whole["done"]].drop_duplicates("run")
+    notes = [name for name in dict.fromkeys(whole["benchmark"]) if name not in SEEN]
+    lines.append(f"numbers of questions from notes, seen on no card: {', '.join(notes)}")
     lines.append(f"tables {', '.join(COSTS)}: costs, by `python -m qvid_utils.measure`")
     lines.append(
         f"all tables, each cell once: {len(once)} to go, {_cost(once, rate)}"

@@ -34,9 +34,10 @@ NO_RESULT = (
     "benchmarks/standing.py", "benchmarks/statistics.py", "benchmarks/stored.py",
     "benchmarks/tables.py", "catalogue.py", "cells.py", "command.py", "comparison.py", "costs.py",
     "distributed.py", "dry_run.py", "explorer.py", "figures.py", "figures_benchmarks.py",
-    "figures_cost.py", "figures_explorer.py", "figures_methods.py", "figures_video.py", "flops.py",
-    "identity.py", "image_alone.py", "lmms.py", "lmms_local.py", "measure", "records.py",
-    "regenerate.py", "results.py", "ten_minutes.py", "tiny", "video_tables.py", "views.py",
+    "figures_cost.py", "figures_explorer.py", "figures_methods.py", "figures_video.py",
+    "flops.py", "identity.py", "image_alone.py", "lmms.py", "lmms_local.py", "measure",
+    "overhead.py", "records.py", "regenerate.py", "results.py", "ten_minutes.py", "tiny",
+    "video_tables.py", "views.py",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 #: Fields that say something about a method or a checkpoint and do nothing.

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from .families import Unavailable, family_of
+from .grid import visual_counts
 from .methods import method as find_method
 from .models import load
 from .pruning import pruned
+from .schedules import check_share, count_at
 
 # The harness's own default where a task names no length.
 NEW_TOKENS = 1024
@@ -33,9 +35,9 @@ class Bridge:
     """A chat model of lmms-eval over a checkpoint, pruned or not; `QViD` is it with their base.
 
     pretrained: as in `load`; method, keep, layer and further parameters (rank, query, …): as in
-    `pruned`, no method for the full model. A word or value that the method does not know is an
-    error here. Raises ValueError for a method without keep and the reverse, Unavailable under
-    several processes.
+    `pruned`, no method for the full model; share: instead of keep, in % of each prompt's own visual
+    tokens. A word or value that the method does not know is an error here. Raises ValueError for a
+    method without one of these and the reverse, Unavailable under several processes.
     """
 
     is_simple = False
@@ -52,13 +54,16 @@ class Bridge:
         batch_size: int | str = 1,
         device: str | None = None,
         max_batch_size: int | None = None,
+        share: float | None = None,
         **params: Any,
     ):
         super().__init__()
-        if (method is None) != (keep is None):
+        if keep is not None and share is not None:
+            raise ValueError(f"keep={keep!r} and share={share!r}: give one of them")
+        if (method is None) != (keep is None and share is None):
             raise ValueError(
-                f"method={method!r} and keep={keep!r}: give both to prune, neither for the full "
-                "model"
+                f"method={method!r} and keep={keep!r}: give both to prune (or share in place of "
+                "keep), neither for the full model"
             )
         if method is None and (params or layer is not None):
             raise ValueError(f"no method, but {[*params, 'layer']}: the full model has neither")
@@ -67,6 +72,7 @@ class Bridge:
                 "the bridge runs in one process: start lmms-eval without accelerate or torchrun, "
                 "and give each process tasks of its own"
             )
+        share = None if share is None else check_share(share)
         if method is not None:
             find_method(method, **params)
         if not str(batch_size).isdigit() or int(batch_size) < 1:
@@ -75,7 +81,7 @@ class Bridge:
         self.model, self.processor = load(
             pretrained, dtype=dtype, device=device, attention=attention, revision=revision
         )
-        self.method, self.keep = method, keep
+        self.method, self.keep, self.share = method, keep, share
         self.options = {"layer": layer, **params}
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -156,7 +162,10 @@ class Bridge:
         if self.method is None:
             ids = self.model.generate(**inputs, **options)
         else:
-            with pruned(self.model, self.method, self.keep, **self.options):
+            keep = self.keep
+            if self.share is not None:
+                keep = [count_at(self.share, n) for n in visual_counts(self.model, inputs)]
+            with pruned(self.model, self.method, keep, **self.options):
                 ids = self.model.generate(**inputs, **options)
         new = ids[:, inputs["input_ids"].shape[1] :]
         said = self.processor.batch_decode(new, skip_special_tokens=True)

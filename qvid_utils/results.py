@@ -35,7 +35,7 @@ KEY = ("table", "model", "method", "variant", "keep", "retention_pct", "layer", 
 PAPER_BENCHMARKS: Mapping[str, str] = MappingProxyType({
     "tiny_pope": "POPE", "tiny_gqa": "GQA", "tiny_textvqa": "TextVQA",
     "tiny_mme": "MME", "tiny_mmb": "MMB", "tiny_sqa": "SQA", "tiny_hallusion": "HallusionBench",
-    "tiny_captions": "COCO",
+    "tiny_captions": "COCO", "tiny_mmmu_pro": "MMMU-Pro",
 })  # fmt: skip
 #: Checkpoint on the hub -> the name that the papers' tables give the model.
 PAPER_MODELS: Mapping[str, str] = MappingProxyType(

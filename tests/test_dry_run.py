@@ -1,10 +1,13 @@
 """The list before a big run: which cells, what is done, what is missing, how long."""
 
+import re
+
 import pandas as pd
 import pytest
 
 from qvid_utils import dry_run, flops, results
 from qvid_utils.benchmarks.published import BENCHMARKS
+from qvid_utils.benchmarks.published.entries import SEEN
 from qvid_utils.benchmarks.tables import ANSWERS, COSTS, cells_of
 from qvid_utils.families import Unavailable
 from qvid_utils.measure.workloads import config_of
@@ -256,6 +259,24 @@ def test_a_rate_is_above_zero(given):
 def test_a_rate_that_is_neither_is_refused():
     with pytest.raises(ValueError, match="--rate fast: give TFLOP/s, such as 120, or a file"):
         dry_run.rate_of("fast")
+
+
+def test_sizes_that_nobody_looked_up_are_named():
+    line = next(x for x in dry_run.report().splitlines() if "seen on no card" in x)
+    assert line.split(": ")[1] == "mmbench_en_dev, mvbench, videomme, ocrbench, seedbench_image"
+
+
+def test_a_size_that_was_read_is_the_one_of_the_table():
+    """The digits of where it was read: all of them, or the leading ones of a rounded one."""
+    for name, where in SEEN.items():
+        size, said = BENCHMARKS[name].size, re.findall(r"\d[\d,.]*k?", where.split(":")[-1])
+        if not said:
+            continue  # a table of several
+        exact = said[-1].replace(",", "")
+        if exact.endswith("k"):
+            assert abs(size / 1000 - float(exact[:-1])) < 0.05, name
+        else:
+            assert size == int(exact), name
 
 
 # ---------------------------------------------------------------- the command

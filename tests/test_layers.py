@@ -28,7 +28,7 @@ LEVELS = {
     6.5: "dry_run figures video_tables",
     7: "lmms regenerate image_alone ten_minutes distributed lmms_local figures_benchmarks video",
     7.5: "figures_methods figures_cost figures_explorer figures_video",
-    8: "command explorer",
+    8: "command explorer overhead",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

@@ -119,6 +119,20 @@ def test_method_keep_layer_and_parameters_reach_the_cut(model, monkeypatch):
     assert seen == [(("qvid", 4), {"layer": 1, "rank": 2})] * 2
 
 
+def test_a_share_is_of_each_prompts_tokens(model, monkeypatch):
+    """16 visual tokens: 11.1 % of them are two, as asked by hand."""
+    one = model(method="qvid", share=11.1, batch_size=2)
+    seen, real = [], bridge.pruned
+    monkeypatch.setattr(bridge, "pruned", lambda *a, **o: seen.append(a[2]) or real(*a, **o))
+    wanted = [directly(one, i, 2) for i in range(3)]
+    assert one.generate_until(requests(one)) == wanted
+    assert sorted(seen) == [[2], [2, 2]]
+    for given, says in [({"keep": 4, "share": 10}, "give one of them"), ({"share": 0}, "0, 100]"),
+                        ({}, "or share in place of keep")]:  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            model(method="qvid", **given)
+
+
 def test_a_failure_stops_the_run_with_its_question(model, monkeypatch):
     one = model(batch_size=1)
 

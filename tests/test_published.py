@@ -232,6 +232,84 @@ def test_frames_of_a_file_are_evenly_spaced(tmp_path):
         video.frames(str(tmp_path / "none.mp4"), 4)
 
 
+# Whole seconds of a film of ten greys at five frames a second: frames 5 to 10, of which 9 is last.
+PARTS = [
+    ((0, 2), [0, 3, 6, 9], "ten, of which the last is frame 9"),
+    ((1.0, 9.9), [5, 6, 7, 9], "frames 5 to 9: it ends before"),
+    ((0.5, 1.1), [2, 3, 4, 6], "2.5 and 5.5 round to the even 2 and 6"),
+    ((0.29, 0.31), [1, 1, 1, 2], "1.45 and 1.55: two frames, shown twice"),
+]
+
+
+@pytest.mark.parametrize("part, wanted, why", PARTS, ids=[why for *_, why in PARTS])
+@pytest.mark.filterwarnings("ignore:video .* are shown twice")
+def test_a_part_of_a_film_in_seconds(part, wanted, why, tmp_path):
+    """Hand-worked: from round(5 · start) to round(5 · end), four of these evenly spaced."""
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    film(av, tmp_path / "film.mp4")
+    shades = [int(np.asarray(f)[16, 16, 0]) for f in video.frames(tmp_path / "film.mp4", 4, part)]
+    assert shades == pytest.approx([25 * i for i in wanted], abs=6)
+
+
+@pytest.mark.parametrize("part, wanted", [((1.0, 3.0), [2, 5, 8]), ((0, 0.7), [0, 0, 1])])
+@pytest.mark.filterwarnings("ignore:video .* are shown twice")
+def test_a_part_of_a_folder_has_three_frames_a_second(part, wanted, tmp_path):
+    """Numbered from one, as TVQA's: second 1 is frame 3, the third; 0.7 is frame 2."""
+    samples.film(tmp_path / "v", 12)
+    shades = [np.asarray(f)[0, 0, 0] for f in video.frames(tmp_path / "v", 3, part)]
+    assert shades == wanted
+
+
+def test_a_part_behind_the_end_is_named(tmp_path):
+    samples.film(tmp_path / "v", 12)
+    with pytest.raises(ValueError, match="v has 12 frames, 3 a second: nothing from 5 to 7 s"):
+        video.frames(tmp_path / "v", 3, (5, 7))
+
+
+BOUNDED = {"action_sequence", "action_prediction", "object_interaction", "action_localization",
+           "episodic_reasoning"}  # fmt: skip
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole videos", "parts as files"])
+def test_five_tasks_of_mvbench_show_a_part(whole, tmp_path):
+    rows = [row | {"start": 1.5, "end": 4.0, "accurate_start": 2.0, "accurate_end": 3.0}
+            for row in samples.ROWS["mvbench"]]  # fmt: skip
+    samples.write("mvbench", tmp_path, rows)
+    for task in BENCHMARKS["mvbench"].splits:
+        places = video.WHOLE | {t: f for t, f in video.MVBENCH.items() if t not in video.WHOLE}
+        for row in rows:
+            folder = tmp_path / "video" / (places if whole else video.MVBENCH)[task] / row["video"]
+            if not folder.exists():
+                samples.film(folder, 12)
+    made = published("mvbench", tmp_path, family="video_llava").samples
+    told = {row.split for row in made.itertuples() if "part" in row.image}
+    assert told == (BOUNDED if whole else set())
+    assert all(cell.get("part", [1.5, 4.0]) == [1.5, 4.0] for cell in made["image"])
+    assert "part" not in made
+    shown = base.content(made[made["split"] == "action_sequence"].iloc[0])[0]["video"]
+    # of 12: frames 4 (round of 4.5, the even one) to 12, numbered from one; else all of them
+    wanted = [3, 4, 5, 6, 7, 8, 9, 11] if whole else [0, 1, 3, 4, 6, 7, 9, 11]
+    assert [int(np.asarray(f)[0, 0, 0]) for f in shown] == wanted
+
+
+def test_a_part_in_the_name_of_its_file_is_not_cut_again(tmp_path):
+    rows = [dict(samples.ROWS["mvbench"][0], video=f"v_{end}.mp4", start=1.5, end=4.0)
+            for end in ("1.5_4.0", "1.5_5.0")]  # fmt: skip
+    samples.write("mvbench", tmp_path, rows)
+    for row in rows:
+        samples.film(tmp_path / "data" / row["video"], 12)
+    made = published("mvbench", tmp_path, family="video_llava").samples
+    mine = made[made["split"] == "action_sequence"]["image"]
+    assert [cell.get("part") for cell in mine] == [None, [1.5, 4.0]]
+
+
+@pytest.mark.parametrize("start, end", [(3, 2), (2, 2), (-1, 2), ("a", 2)])
+def test_a_part_that_is_none_is_named(start, end, tmp_path):
+    rows = [samples.ROWS["mvbench"][0] | {"start": start, "end": end}]
+    with pytest.raises(ValueError, match="mvbench: row 0 of .* is not as its benchmark writes it"):
+        load("mvbench", tmp_path, rows=rows)
+
+
 def test_a_film_without_a_codec_or_pictures_is_named(tmp_path):
     av = pytest.importorskip("av", reason="the extra video is not installed")
     film(av, tmp_path / "film.avi")

@@ -164,13 +164,15 @@ def content(row: Any) -> list[dict]:
     """What a question shows and says, as parts of a chat message: pictures or a video, then words.
 
     row: of a suite, as a tuple. Its image: one picture, a list of them (none: words alone), or
-    {"video", "frames"}.
+    {"video", "frames"}, with "part" if only some seconds of it are shown.
     """
     words = {"type": "text", "text": row.question}
     if isinstance(row.image, dict) and "video" in row.image:
         from .published.video import frames
 
-        return [{"type": "video", "video": frames(row.image["video"], row.image["frames"])}, words]
+        cell = row.image
+        shown = frames(cell["video"], cell["frames"], cell.get("part"))
+        return [{"type": "video", "video": shown}, words]
     cells = row.image if isinstance(row.image, list) else [row.image]
     return [*({"type": "image", "image": picture(cell, row.id)} for cell in cells), words]
 

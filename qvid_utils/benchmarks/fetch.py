@@ -83,17 +83,16 @@ def _unpack(folder: Path) -> None:
 def listing() -> str:
     """The table of benchmarks, one line each: name, questions, tables, hub, what it needs."""
     lines = [_line(entry) for entry in BENCHMARKS.values()]
-    return "\n".join(["name                      size  tables            hub", *lines])
+    return "\n".join([f"{'name':23s} {'size':>6s}  {'tables':29s}  hub", *lines])
 
 
 def _line(entry: Benchmark) -> str:
     tables = ",".join(entry.tables) or "-"
-    tables = tables if len(tables) < 17 else f"{entry.tables[0]}…{entry.tables[-1]}"
     needs = [f"judge {entry.judge}"] if entry.judge else []
     needs += ["extra caption, Java"] if entry.needs == "caption" else []
     needs += ["extra video"] if entry.media == "video" else []
     ends = f" ({'; '.join(needs)})" if needs else ""
-    return f"{entry.name:23s} {entry.size:6d}  {tables:16s}  {entry.hub}{ends}"
+    return f"{entry.name:23s} {entry.size:6d}  {tables:29s}  {entry.hub}{ends}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,8 +42,8 @@ def paper_setting(names: Sequence[str] = SUITES) -> tuple[nn.Module, Any, list[S
             raise
         raise Unavailable(
             f"profile='paper' needs {', '.join(lacking)}, which are not on this machine: fetch "
-            "them with `python -m qvid_utils.benchmarks fetch` where there is a network, or use "
-            f"profile='tiny' ({cause})"
+            "them with `python -m qvid_utils.benchmarks fetch NAME… --to FOLDER` where there is a "
+            f"network and set QVID_FILES=FOLDER, or use profile='tiny' ({cause})"
         ) from cause
 
 

@@ -305,8 +305,8 @@ def averages_by_layer(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.Data
 def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
     """What `beside` gives, as a table to read: a line per budget and cell, columns by benchmark.
 
-    Under each benchmark paper and measured (of all questions); under Avg also its standard error
-    and, where there is one, the live run.
+    Under each benchmark paper and measured (of all questions); under Avg, which comes first for
+    pages that show no more, also its standard error and, where there is one, the live run.
     """
     head = ["budget_pct", "method", *(k for k in ("layer", "rank") if joined[k].notna().any())]
     head += [k for k in ("failed",) if k in joined]
@@ -321,7 +321,8 @@ def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
                 line[(row["benchmark"], title)] = row[found]
     frame = pd.DataFrame(list(lines.values()))
     frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    return frame
+    first = [c for c in frame if c[0] in head or c[0].startswith(AVERAGE)]
+    return frame[[*first, *(c for c in frame if c not in first)]]
 
 
 #: Columns of `beside` in a table to read, with their titles.

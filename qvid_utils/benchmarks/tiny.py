@@ -21,8 +21,13 @@ METRICS = {
 }
 TINY = tuple(METRICS)
 #: Suites with pictures of their own, asked for by name: figures of which one thing was changed,
-#: captions, and pictures of several sizes (which stand for no benchmark).
-MORE = {"tiny_hallusion": "hallusion_words", "tiny_captions": "cider", "tiny_sizes": "accuracy"}
+#: captions, multiple choice, and pictures of several sizes (which stand for no benchmark).
+MORE = {
+    "tiny_hallusion": "hallusion_words",
+    "tiny_captions": "cider",
+    "tiny_mmmu_pro": "accuracy",
+    "tiny_sizes": "accuracy",
+}
 NEW_TOKENS = {"tiny_captions": 32}  # eight letters with their colours
 
 

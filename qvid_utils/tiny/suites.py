@@ -156,9 +156,9 @@ def store(frames: Mapping[str, pd.DataFrame], folder: Path, shown: str) -> None:
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    from . import captions, edited, sized  # with pictures of their own; stored as these are
+    from . import captions, edited, exam, sized  # pictures of their own; stored as these are
 
-    more = {module.NAME: module.build(seed) for module in (captions, edited, sized)}
+    more = {module.NAME: module.build(seed) for module in (captions, edited, exam, sized)}
     store({**build(seed), **more}, folder, "pictures")
 
 

@@ -21,6 +21,9 @@ from .entries import BENCHMARKS, IMAGE_FAMILIES, Benchmark
 from .scorers import PUBLISHED_SCORERS, caption_tools
 from .video import video_cell
 
+#: Columns that say where pictures and videos are; a suite has these themselves.
+PLACES = ["file", "row", "key", "shown", "part"]
+
 __all__ = ["BENCHMARKS", "PUBLISHED_SCORERS", "Benchmark", "benchmark", "published"]
 
 
@@ -73,7 +76,7 @@ def published(
         cells = [video_cell(entry, root, row, family) for row in made.samples.itertuples()]
     else:
         cells = _pictures(entry, root, made.samples)
-    samples = made.samples.assign(image=cells).drop(columns=["file", "row", "key", "shown"])
+    samples = made.samples.assign(image=cells).drop(columns=PLACES)
     if entry.media == "image":
         unnamed = samples["picture"] == ""
         samples.loc[unnamed, "picture"] = [_name(cell) for cell in samples["image"][unnamed]]
@@ -105,7 +108,8 @@ def _questions(entry: Benchmark, root: Path, post: str) -> pd.DataFrame:
         hidden = [] if entry.media == "video" else [c for c in pictures if c != "image_source"]
         for number, doc in enumerate(source.read_rows(file, hidden)):
             if entry.keep is None or entry.keep(doc):
-                made = {"split": split, "kind": "", "group": "", "picture": "", "shown": None}
+                made = dict.fromkeys(("kind", "group", "picture"), "")
+                made |= {"split": split, "shown": None, "part": None}
                 made |= {"id": number if len(entry.splits) == 1 else f"{split}/{number}"}
                 made |= _row(entry, doc, post, file, number)
                 key = str(doc[entry.join[1]]) if alone and entry.join else ""

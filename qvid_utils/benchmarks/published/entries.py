@@ -3,8 +3,9 @@
 Hub ids, configurations, splits, columns, prompts and answer lengths are those of lmms-eval 0.7.3
 (the harness that the papers' prompts come from), read from its task files. No revision is pinned:
 none was known when this was written, and none is made up; give `revision=` to pin one. `size` is
-the number of questions as the benchmarks' own papers and pages tell it, by our notes: none was
-counted on the files, and nothing but costs and standard errors of the papers' tables rests on it.
+the number of questions: `SEEN` says where it was read, and for those that are not there it is from
+our notes of the benchmarks' papers. None was counted on the files, and nothing but costs, the dry
+run's "done" and standard errors of the papers' tables rests on it.
 
 `post` is the sentence after the question, per model family; lmms-eval gives the five families here
 the same one everywhere ("default"). A `row` function turns one row of a file into a sample.
@@ -236,7 +237,17 @@ def _mvbench(doc, post):
         "question": f"Question:{doc['question']}\nOption:\n{listing}{post}",
         "answer": "" if place is None else LETTERS[place],
         "picture": doc["video"],
+        "part": _part(doc.get("start"), doc.get("end")),
     }
+
+
+def _part(start: float | None, end: float | None) -> tuple[float, float] | None:
+    """Which seconds of a video are shown; None for all."""
+    if start is None or end is None:
+        return None
+    if not 0 <= start < end:
+        raise ValueError(f"start {start} and end {end}")
+    return start, end
 
 
 def _videomme(doc, post):
@@ -253,6 +264,19 @@ def _videomme(doc, post):
         "picture": doc["videoID"],
     }
 
+
+#: Where the number of questions was read; cards are those of lmms-lab on the hub, where the
+#: harness's data lay before.
+SEEN = {
+    **dict.fromkeys(("gqa", "mme", "scienceqa_img", "ai2d"), "lmms-eval's README, run times"),
+    **dict.fromkeys(("textvqa", "textvqa_ocr"), "card: validation, 5000 examples"),
+    **dict.fromkeys(("hallusionbench", "hallusionbench_yes_no"), "card: image, 951 rows"),
+    "mmmu_val": "card: validation, 900 rows",
+    "mmmu_pro_standard": "QViD, Table 11: 1,730 samples",
+    "pope": "card, rounded: 9k rows",
+    "chartqa": "card, rounded: 2.5k rows",
+    "coco2014_cap_val": "card, rounded: val, 40.5k rows",
+}
 
 _MAIN = ("1", "2a", "3a", "3b", "4", "5", "6", "7")
 _MMMU_COLUMNS = ("id", "question", "options", "answer", "image_1")
@@ -359,7 +383,8 @@ _TABLE = (
         ),
         ("video", "question", "candidates", "answer"), _mvbench, "mvbench", 16, 4000, config="json",
         post={"default": "Only give the best option.\n"}, media="video", image="video",
-        note="the mean over the tasks; an empty answer is wrong here, and left out by lmms-eval",
+        note="the mean over the tasks; an empty answer is wrong here, and left out by lmms-eval, "
+        "which reads the hub's revision `video`; whole videos are cut to start and end",
     ),
     Benchmark(
         "videomme", "VideoMME", ("2b", "12"), "lmms-eval/Video-MME", ("test",),

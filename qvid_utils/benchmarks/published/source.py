@@ -57,9 +57,9 @@ def hub_error(repo: str, cause: Exception) -> Exception:
     ):
         # no connection, or told to do without; an error of the disk has a number
         says = (
-            f"{repo} is not in the cache, and the hub cannot be reached from here: run "
-            "`python -m qvid_utils.benchmarks fetch` where there is a network, and name its "
-            "folder (`folder=` in code, `--data`, or QVID_FILES in the environment)"
+            f"{repo} is not in the cache, and the hub cannot be reached from here: run `python -m "
+            "qvid_utils.benchmarks fetch NAME --to FOLDER` where there is a network, and name the "
+            "folder here (`folder=` in code, `--data`, or QVID_FILES in the environment)"
         )
     else:
         return cause

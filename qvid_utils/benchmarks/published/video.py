@@ -2,11 +2,18 @@
 
 Frames are evenly spaced over the video, first and last included, as lmms-eval samples them: 8 for
 Video-LLaVA, 32 for the others. Files need the extra `video`; a folder of pictures needs nothing.
+
+Five tasks of MVBench show a part of a video only, `start` to `end` in seconds. Its dataset exists
+in two forms: the hub's revision `video`, which lmms-eval reads, holds these parts as files of their
+own; the other holds whole videos, of which MVBench's own code (`mvbench.ipynb`) takes the frames
+from round(start · rate) to round(end · rate). Both are read here, and never cut twice; within the
+part frames are spaced as above. `accurate_start` and `accurate_end` are the action's own bounds,
+which neither harness reads.
 """
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +40,25 @@ _MVBENCH = {
     "FunQA_test/test": "unexpected_action",
 }
 MVBENCH = {task: folder for folder, tasks in _MVBENCH.items() for task in tasks.split()}
+#: Where they are in MVBench's form with whole videos, if elsewhere.
+WHOLE = {
+    **dict.fromkeys(("object_interaction", "action_sequence", "action_prediction"),
+                    "star/Charades_v1_480"),
+    "action_localization": "sta/sta_video", "episodic_reasoning": "tvqa/frames_fps3_hq",
+    "fine_grained_pose": "nturgbd", "action_antonym": "ssv2_video",
+}  # fmt: skip
+IN_PART = {task for task, folder in MVBENCH.items() if folder.endswith("_segment")}
 TICK = 100  # milliseconds of a frame of an animated picture
+FOLDER_RATE = 3  # frames a second of a folder of pictures: TVQA's
 ENDINGS = ("", ".mp4", ".MP4", ".mkv", ".webm", ".avi")
 
 
 def video_cell(entry: Benchmark, root: Path, row: Any, family: str) -> dict:
-    """{"video": path, "frames": how many} of a question. ValueError where the file is missing."""
-    inside = MVBENCH.get(row.split, "")
-    places = [Path(x) for x in (inside, f"video/{inside}", f"data0613/{inside}", "data", "videos")]
+    """{"video": path, "frames": how many} of a question, and "part", [start, end] in seconds, where
+    only that of the file is shown. ValueError where the file is missing."""
+    folders = [f for f in (MVBENCH.get(row.split, ""), WHOLE.get(row.split)) if f is not None]
+    inside = [f"{above}{folder}" for folder in folders for above in ("", "video/", "data0613/")]
+    places = [Path(x) for x in (*inside, "data", "videos")]
     near = [root / place / f"{row.picture}{end}" for place in places for end in ENDINGS]
     path = next((path for path in near if path.exists()), None)
     if path is None:
@@ -48,30 +66,44 @@ def video_cell(entry: Benchmark, root: Path, row: Any, family: str) -> dict:
             f"sample {row.id!r}: its video {row.picture} is missing; looked in "
             f"{', '.join(dict.fromkeys(str(root / place) for place in places))}"
         )
-    return {"video": str(path), "frames": FRAMES[family]}
+    cell = {"video": str(path), "frames": FRAMES[family]}
+    part = row.part if row.split in IN_PART else None
+    return cell if part is None or _is_part(path, part) else cell | {"part": list(part)}
 
 
-def frames(video: str | Path | Mapping[str, Any], number: int) -> list[Image.Image]:
+def _is_part(path: Path, part: Sequence[float]) -> bool:
+    """Whether a file holds this part of its video and no more: by its folder, or by its name, such
+    as ABCDE_1.3_15.4.mp4."""
+    stem = path.name.removesuffix(path.suffix)
+    return path.parent.name.endswith("_segment") or stem.endswith(f"_{part[0]}_{part[1]}")
+
+
+def frames(
+    video: str | Path | Mapping[str, Any], number: int, part: Sequence[float] | None = None
+) -> list[Image.Image]:
     """`number` evenly spaced frames, first and last among them; a film is streamed, and only these
     are held.
 
     video: a file; a folder of frames in the order of their names; or {"bytes", "path"}, an animated
-    picture as the embedded suites hold it. A shorter video shows some frames twice, as the
+    picture as the embedded suites hold it. part: (start, end) in seconds, of which frames are
+    taken; a folder has three frames a second. A shorter video shows some frames twice, as the
     published harness does, with a warning.
-    Raises ValueError, with the path, for a number below 1, and for a video that cannot be read, has
-    no frame, or has a codec that is not installed; Unavailable where a file needs the extra
-    `video`.
+    Raises ValueError, with the path, for a number below 1, for a video that cannot be read, has no
+    frame, or has a codec that is not installed, and for a part behind its end; Unavailable where a
+    file needs the extra `video`.
     """
     if number < 1:
         raise ValueError(f"frames={number}: ask for one frame of a video at least")
     if isinstance(video, Mapping):
-        return _of_picture(video, number)
+        return _of_picture(video, number, part)
     place = Path(video)
     if place.is_dir():
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in (".jpg", ".png", ".jpeg"))
         if not files:
             raise ValueError(f"video {video}: a folder without a frame")
-        return [Image.open(files[i]).convert("RGB") for i in _spaced(len(files), number, place)]
+        # numbered from one: second 0 is before the first
+        inside = _inside(len(files), part, FOLDER_RATE, place, first=1)
+        return [Image.open(files[i]).convert("RGB") for i in _spaced(inside, number, place)]
     try:
         import av
     except ImportError as missing:
@@ -82,15 +114,18 @@ def frames(video: str | Path | Mapping[str, Any], number: int) -> list[Image.Ima
         with av.open(str(video)) as film:
             if not film.streams.video:
                 raise ValueError("it has no picture track")
+            rate = float(film.streams.video[0].average_rate or 0)
             count = sum(packet.size > 0 for packet in film.demux(video=0))  # without decoding
-        wanted = _spaced(count, number, place)
+        wanted = _spaced(_inside(count, part, rate, place), number, place)
         with av.open(str(video)) as film:
             film.streams.video[0].thread_type = "AUTO"
-            kept, last = {}, None
+            kept, last, these = {}, None, set(wanted)
             for i, frame in enumerate(film.decode(video=0)):
                 last = frame
-                if i in set(wanted):
+                if i in these:
                     kept[i] = frame.to_image()
+                if i == wanted[-1]:
+                    break
     except _Short:
         raise
     except av.error.DecoderNotFoundError as cause:
@@ -104,7 +139,9 @@ def frames(video: str | Path | Mapping[str, Any], number: int) -> list[Image.Ima
     return [kept[i] if i in kept else last.to_image() for i in wanted]  # a cut-off file's end
 
 
-def _of_picture(cell: Mapping[str, Any], number: int) -> list[Image.Image]:
+def _of_picture(
+    cell: Mapping[str, Any], number: int, part: Sequence[float] | None
+) -> list[Image.Image]:
     """Of an animated picture, ten frames a second: one shown for longer counts several times."""
     try:
         with Image.open(io.BytesIO(cell["bytes"])) as film:
@@ -116,20 +153,42 @@ def _of_picture(cell: Mapping[str, Any], number: int) -> list[Image.Image]:
         raise ValueError(f"video {cell.get('path')} cannot be read ({cause})") from cause
     ticks = [max(1, round(time / TICK)) for time in times]
     every = [picture for picture, n in zip(shown, ticks, strict=True) for _ in range(n)]
-    return [every[i] for i in _spaced(len(every), number, cell.get("path"))]
+    inside = _inside(len(every), part, 1000 / TICK, cell.get("path"))
+    return [every[i] for i in _spaced(inside, number, cell.get("path"))]
 
 
 class _Short(ValueError):
-    """A video without a frame."""
+    """A video without a frame to show."""
 
 
-def _spaced(count: int, number: int, which: Any) -> list[int]:
-    """Places of `number` evenly spaced frames of `count`; a short video repeats some."""
+def _inside(
+    count: int, part: Sequence[float] | None, rate: float, which: Any, first: int = 0
+) -> range:
+    """Places of the frames that may be shown: all of `count`, or those of a part in seconds.
+
+    rate: frames a second; first: the number of the first frame, 0 or 1. As MVBench has it.
+    """
     if not count:
         raise _Short(f"video {which}: no frame in it")
-    if count < number:
+    if part is None:
+        return range(count)
+    if not rate:
+        raise _Short(f"video {which}: it does not say how many frames a second it has")
+    start, end = (round(second * rate) - first for second in part)
+    if start >= count or end < 0:
+        raise _Short(
+            f"video {which} has {count} frames, {rate:g} a second: nothing from {part[0]} to "
+            f"{part[1]} s"
+        )
+    return range(max(0, start), min(end, count - 1) + 1)
+
+
+def _spaced(inside: range, number: int, which: Any) -> list[int]:
+    """Places of `number` evenly spaced frames among these; a short video repeats some."""
+    if len(inside) < number:
         warnings.warn(
-            f"video {which} has {count} frames and {number} are asked for: some are shown twice",
+            f"video {which} has {len(inside)} frames and {number} are asked for: some are shown "
+            "twice",
             stacklevel=3,
         )
-    return np.linspace(0, count - 1, number, dtype=int).tolist()
+    return np.linspace(inside[0], inside[-1], number, dtype=int).tolist()
