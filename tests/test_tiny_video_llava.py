@@ -24,7 +24,7 @@ from qvid_utils.schedules import Cut
 from qvid_utils.tiny import video_llava
 
 FOLDER = DATA / "tiny" / "video_llava"
-LEAST = 0.75  # of the questions of a type
+LEAST = 0.85  # of the questions of a type
 EXACT = 1e-4  # in float32, logits of about 20
 PRUNING = ("qvid", "fastv", "v2drop", "random")
 
