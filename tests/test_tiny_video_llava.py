@@ -123,6 +123,18 @@ def test_it_answers_every_type_of_question(loaded):
         assert (records.groupby("kind")["score"].mean() >= LEAST).all(), name
 
 
+def test_the_stored_answers_come_again(loaded):
+    """Some questions of every length: unpruned, what QViD keeps at a tenth, and the baselines."""
+    stored = video.stored("tiny", table="12")
+    suites = [some("tiny_mvbench", 8, 12), some("tiny_videomme", 16, 6)]
+    suites = [one.only(set(one.samples["id"]) & set(stored["sample"])) for one in suites]
+    records = video.evaluate_shares(*loaded, suites, ["qvid"], (10.0,))
+    columns = ["sample", "method", "variant", "share"]
+    both = records.merge(stored, on=columns, suffixes=("", "_stored"), validate="one_to_one")
+    assert len(both) == len(records) >= 12 * 4
+    assert (both["prediction"] == both["prediction_stored"]).mean() >= 0.98
+
+
 # ------------------------------------------------------------------------------------ the oracles
 @torch.inference_mode()
 @pytest.mark.parametrize("name", PRUNING)
