@@ -5,9 +5,9 @@
 The model is a LLaVA of 7B proportions with random weights, so that an answer takes about as many
 operations as a real one and no checkpoint is needed. Both sides read the picture, make the prompt,
 generate as many tokens and read the words, one question at a time; the runner also keeps a store on
-disk (with fsync), hashes prompts, shares work between cells, scores, and makes its table. What a run
-costs whatever it asks (hashes of model, processor and data; the table) is told apart: it is the time
-of the same command once more, which finds all its answers.
+disk (with fsync), hashes prompts, shares work between cells, scores, and makes its table. What a
+run costs whatever it asks (hashes of model, processor and data; the table) is told apart: it is the
+time of the same command once more, which finds all its answers.
 """
 
 import argparse
