@@ -365,7 +365,8 @@ def _whole(cell: Cell, tasks: Sequence[Task], on_error: str) -> bool:
     missing = sum(len(task.missing(on_error)) for task in tasks)
     if missing:
         warnings.warn(
-            f"{cell.labels} is left out: others still work on {missing} of its answers",
+            f"{cell.labels} is left out: {missing} of its answers are not there; others still "
+            "work on them, unless it was said above that its budget cannot be met",
             stacklevel=3,
         )
     return not missing

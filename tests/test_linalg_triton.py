@@ -246,3 +246,18 @@ def test_the_kernel_compiles_for_gpus(n_query, capability):
     pytest.importorskip("triton", reason=WITHOUT)
     told = _alone(COMPILE.format(n_query=n_query, capability=capability))
     assert told.stdout.split() == ["True"] * 3, told.stderr[-2000:]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["plain", "decay", "rows", "columns"])
+@pytest.mark.parametrize("n_q", [20, 40, 64])
+def test_on_a_gpu(kind, n_q, monkeypatch):
+    pytest.importorskip("triton", reason=WITHOUT)
+    if not torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("no GPU, or TRITON_INTERPRET=1")
+    M = hard(kind, heads=32, n_q=n_q, n_v=576)
+    monkeypatch.setenv(linalg.KERNEL, "triton")
+    assert linalg._by_triton(M.cuda(), 16) is not None
+    found, truth = leverage(M.cuda(), 16).cpu().mean(0), by_svd(M, 16).mean(0)
+    assert (found - truth).abs().max() < 1e-6
+    assert torch.equal(top_k(found.float(), 64).index, top_k(truth.float(), 64).index)

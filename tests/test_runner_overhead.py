@@ -23,9 +23,24 @@ def test_both_sides_answer_alike_and_at_full_length(work, tmp_path):
     assert (tmp_path / "store" / "cells").is_dir(), "the runner keeps a store"
 
 
+def test_the_runner_begins_anew_and_a_start_asks_nothing(work, tmp_path, monkeypatch):
+    asked, real = [], type(work.model).generate
+    monkeypatch.setattr(
+        type(work.model), "generate", lambda *a, **o: asked.append(1) or real(*a, **o)
+    )
+    counts = []
+    for side in (overhead.runner, overhead.runner, overhead.again):
+        asked.clear()
+        side(work, RUNS["full"], tmp_path / "store")
+        counts.append(len(asked))
+    assert counts == [2, 2, 0]
+
+
 def test_what_is_added_is_the_ratio_within_each_round(work, monkeypatch):
-    """By a clock of our own: bare rounds take 4, 2, 8 s, the runner's 5, 3, 8: 25, 50 and 0 %."""
-    spent, turns = [0.0], {"bare": iter([9, 4, 2, 8]), "runner": iter([9, 5, 3, 8])}
+    """By a clock of our own: bare rounds take 4, 2, 8 s, the runner's 5, 3, 8 after a start of 1, 1
+    and 2 s: 25, 50 and 0 %."""
+    spent = [0.0]
+    turns = {"bare": iter([9, 4, 2, 8]), "runner": iter([9, 6, 4, 10]), "again": iter([9, 1, 1, 2])}
 
     def side(name):
         def ask(work, cells, *more):
@@ -38,6 +53,7 @@ def test_what_is_added_is_the_ratio_within_each_round(work, monkeypatch):
         monkeypatch.setattr(overhead, name, side(name))
     (row,) = overhead.compared(work, {"full": [Cell()]}, 3, lambda: spent[0]).to_dict("records")
     assert row["answers"] == 2 and (row["bare (s)"], row["runner (s)"]) == (2, 2.5)
+    assert row["start (s)"] == 1
     assert (row["low"], row["added %"], row["high"]) == pytest.approx((12.5, 25, 37.5))
 
 
