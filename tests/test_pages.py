@@ -21,7 +21,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def page_of(notebook):
-    """The page, as `jupyter nbconvert --to html` writes it, and what it cannot show; nothing runs."""
+    """The page as `nbconvert --to html` writes it, and what it leaves out; nothing is run."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
