@@ -134,11 +134,12 @@ def paper_over_cost(points: pd.DataFrame) -> Figure:
     _full_line(ax)
     for method, own in points[points["method"] != "full"].groupby("method", sort=False):
         own = own.sort_values("tflops")
-        ax.plot(own["tflops"], own["value_avg"], lw=1.3, **_curve(method))
-        below = method != "qvid"
+        below, look = method == "qvid", _curve(method)
+        ax.plot(own["tflops"], own["value_avg"], lw=1.3, **look)
         for row in own.itertuples():
             offset = (4, -11) if below else (-4, 6)
             where = {"xytext": offset, "textcoords": "offset points", "fontsize": 7}
+            where["color"] = look["color"]  # where the lines cross, a number must say whose it is
             ax.annotate(
                 f"{row.keep}", (row.tflops, row.value_avg), ha="left" if below else "right", **where
             )

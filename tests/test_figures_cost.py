@@ -42,6 +42,8 @@ def test_accuracy_over_cost():
     points = cells.rename(columns={"gflops": "tflops", "all": "value_avg"})
     (ax,) = paper_over_cost(points).axes
     assert [t.get_text() for t in ax.texts] == ["16", "48", "16"]
+    whose = {line.get_label(): line.get_color() for line in ax.lines}
+    assert [t.get_color() for t in ax.texts] == [whose["QViD"]] * 2 + [whose["Random"]]
     with pytest.raises(ValueError, match="gflops"):
         accuracy_over_cost(cells.drop(columns="gflops"), ["qvid"])
 

@@ -2,12 +2,15 @@
 
 import ast
 import re
+import subprocess
+import sys
+from types import ModuleType
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from qvid_utils.paths import FIGURES, NOTEBOOKS
+from qvid_utils.paths import FIGURES, NOTEBOOKS, ROOT
 from qvid_utils.regenerate import KEPT_CELL_METADATA, NOTEBOOK_METADATA, as_text
 
 MAX_BYTES = 400_000
@@ -146,6 +149,64 @@ def test_file(path):
     assert path.stat().st_size < MAX_BYTES
     text = path.read_bytes().decode("utf-8")
     assert text == as_text(nbformat.read(path, as_version=4))
+
+
+def install_cell():
+    """The one that installs in Colab, as notebook 00 has it."""
+    return code_cells(nbformat.read(FILES[0], as_version=4))[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_install_cell_stands_before_the_setup_in_every_notebook(path):
+    _, install, setup = code_cells(nbformat.read(path, as_version=4))[:3]
+    assert (install.id, install.source) == ("colab", install_cell().source)
+    assert install.outputs == [] and "tags" not in install.metadata
+    assert setup.source.startswith("from qvid_utils import startup\n")
+
+
+def test_outside_colab_the_install_cell_does_nothing(tmp_path):
+    """In a Python that has no package of ours: nothing said, written, imported or named but sys."""
+    told = "\nprint(sorted(set(globals()) - before), len(sys.modules) - number)"
+    counted = "import sys\nnumber = len(sys.modules)\nbefore = {'before', *globals()}\n"
+    command = [sys.executable, "-I", "-S", "-c", counted + install_cell().source + told]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("[] 0\n", "") and not list(tmp_path.iterdir())
+
+
+def run_in_colab(monkeypatch, folder, installed=()):
+    """Run the install cell as in Colab; the commands that it gives, with their folders, and how
+    it ends. installed: names of distributions that are there."""
+    given = []
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    monkeypatch.setattr(subprocess, "run", lambda words, **more: given.append((words, more)))
+    there = [type("Found", (), {"name": name}) for name in installed]
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: there)
+    monkeypatch.chdir(folder)
+    try:
+        exec(install_cell().source, {})
+    except SystemExit as end:
+        return given, str(end)
+    return given, ""
+
+
+@pytest.mark.parametrize("where", ["beside", "in", "below"])
+def test_in_colab_it_installs_the_checkout_with_the_constraints(monkeypatch, tmp_path, where):
+    """Whether the notebook runs beside the checkout (`/content`), in it, or in `notebooks`."""
+    root = tmp_path / "checkout"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "qvid_utils").mkdir()
+    (root / "qvid_utils" / "__init__.py").touch()
+    folder = {"beside": tmp_path, "in": root, "below": root / "notebooks"}[where]
+    given, said = run_in_colab(monkeypatch, folder)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", "."]
+    assert given == [(pip, {"cwd": root, "check": True})]
+    assert "Restart" in said
+
+
+def test_in_colab_it_installs_once_and_says_what_is_missing(monkeypatch, tmp_path):
+    assert run_in_colab(monkeypatch, ROOT, ["numpy", "qvid-workbook"]) == ([], "")
+    given, said = run_in_colab(monkeypatch, tmp_path, ["numpy"])
+    assert given == [] and "whole checkout" in said
 
 
 def good_notebook():
