@@ -553,11 +553,18 @@ def test_a_row_of_another_form_is_named(tmp_path):
 
 def test_a_benchmark_that_needs_a_judge_says_so(tmp_path):
     samples.write("hallusionbench", tmp_path)
-    with pytest.raises(ValueError, match="hallusionbench is read by a judge .*pass judge="):
+    with pytest.raises(ValueError, match="is read by a judge .* ask hallusionbench_yes_no"):
         published("hallusionbench", tmp_path)
     frame = load("hallusionbench", tmp_path / "b").samples
     with pytest.raises(ValueError, match="'hallusion' reads answers with a judge"):
         base.Suite("mine", "mine", "hallusion", frame)
+
+
+def test_what_stands_in_for_a_judge_is_there():
+    for name, entry in BENCHMARKS.items():
+        if entry.judge.startswith("needed"):
+            other = BENCHMARKS[f"{name}_yes_no"]
+            assert not other.judge and other.hub == entry.hub and other.row == entry.row
 
 
 def test_java_is_looked_for_before_anything_else(monkeypatch):

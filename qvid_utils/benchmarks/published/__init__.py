@@ -63,7 +63,8 @@ def published(
         caption_tools()
     if entry.judge.startswith("needed") and judge is None:
         raise ValueError(
-            f"{name} is read by a judge ({entry.judge}), and none is given: pass judge=, a "
+            f"{name} is read by a judge ({entry.judge}), and none is given: ask {name}_yes_no, "
+            f"which is read without one, or in Python pass one, published({name!r}, judge=...), a "
             "function from a prompt to a language model's reply"
         )
     root = source.hub_folder(entry, revision) if folder is None else Path(folder)
