@@ -35,7 +35,8 @@ class Cell:
     takes it, e.g. ("divprune", 72, {"positions": "original"}); shared: `keep` is the mean over the
     questions of a suite, each gets its part by its interaction spectrum (`budgets`); share: instead
     of `keep`, the budget in % of each prompt's own visual tokens (`schedules.count_at`), for models
-    to which pictures or clips differ in size.
+    to which pictures or clips differ in size; of all of them, also where `before` leaves fewer:
+    what is more than that is an error, before a run where it holds for every prompt.
     """
 
     method: str | Method | None = None

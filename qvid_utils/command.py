@@ -97,8 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             workers = chosen.workers or (2 if plan.model.startswith("tiny/") else 1)
             records, parts = in_processes(plan, workers, **how)
-    except (StoreError, LoadError, Unavailable, ValueError) as stop:
-        told = "\n".join([str(stop), *getattr(stop, "__notes__", [])])  # and the sample
+    except (StoreError, LoadError, Unavailable, ValueError, RuntimeError) as stop:
+        notes = getattr(stop, "__notes__", [])  # and the sample
+        if type(stop) is RuntimeError and not notes:
+            raise  # a fault of ours: not the device's in a sample, nor of cells or processes
+        told = "\n".join([str(stop), *notes])
         new.exit(1, f"{new.prog}: {told}\n")
     if not len(records):
         print("no cell is whole yet: no table")

@@ -21,7 +21,11 @@ from .records import Store
 from .runner import Cell, evaluate, frame_of, tasks_of
 from .startup import start
 
-__all__ = ["Plan", "in_processes", "on_ray"]
+__all__ = ["CellsFailed", "Plan", "in_processes", "on_ray"]
+
+
+class CellsFailed(RuntimeError):
+    """Some cells could not be evaluated; the message counts them and has the first one's cause."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,7 @@ def on_ray(
     or the one that `ray.init` has joined already. num_gpus, num_cpus: of each task, which runs in a
     process of its own and loads the model; retries: of a task whose worker or node dies. A cell
     that is done is not sent out again, so that a killed driver's command can be given again.
-    Unavailable without Ray; RuntimeError, when all the others are done, for tasks that failed.
+    Unavailable without Ray; CellsFailed, when all the others are done, for tasks that failed.
     """
     ray = _ray()
     joined = ray.is_initialized()
@@ -151,10 +155,12 @@ def _gather(ray: Any, jobs: dict[Any, str], progress: bool | None) -> None:
                     ray.get(job)
                 except Exception as wrapped:  # of whatever kind the task's was
                     cause = getattr(wrapped, "cause", None) or wrapped
-                    failed.append(f"{jobs[job]}: {type(cause).__name__}: {cause}")
+                    notes = "; ".join(getattr(cause, "__notes__", []))  # the sample among them
+                    told = f"{jobs[job]}: {type(cause).__name__}: {cause}"
+                    failed.append(f"{told} ({notes})" if notes else told)
                 bar.update()
     if failed:
-        raise RuntimeError(
+        raise CellsFailed(
             f"{len(failed)} of {len(jobs)} cells failed, the others are stored; first {failed[0]}"
         )
 
