@@ -8,18 +8,18 @@ import pandas as pd
 from .. import results
 from .audit import printed_only
 from .published import BENCHMARKS
-from .report import beside
+from .report import beside, columns_side_by_side
 from .stored import MEASURED, is_stored, rows_of, stored, suite_of
 from .tables import printed_names
+from .tiny import TINY
 
 __all__ = ["filled", "to_read"]
 
 #: Tables with several metrics of a benchmark, and with captions, whose answers have no score of
 #: their own: their measured column comes from the rows of results.
 BY_METRIC = ("13", "14")
-#: Columns of a filled table to read, in all the forms that it may have.
-READ = ("budget_pct", "budget", "method", "benchmark", "metric", "paper", "measured", "difference",
-        "paper_pct_of_full", "measured_pct_of_full", "stderr", "n")  # fmt: skip
+#: Columns of numbers that a filled table may have.
+SIDES = ("paper", "measured", "difference", "paper_pct_of_full", "measured_pct_of_full")
 
 
 def filled(
@@ -43,17 +43,22 @@ def filled(
         both["suite"] = [named.get(name, name) for name in both["suite"]]
         return both
     records = printed_names(stored(profile, folder, table=table), table, also)
-    return beside(records, [suite_of(name) for name in records["suite"].unique()], table)
+    names = sorted(
+        records["suite"].unique(), key=lambda n: TINY.index(n) if n in TINY else len(TINY)
+    )
+    return beside(records, [suite_of(name) for name in names], table)
 
 
-def to_read(table: pd.DataFrame, lines: Sequence[str] = ("method",)) -> pd.DataFrame:
-    """A filled table with a line for each budget and `lines`, benchmarks (and their metrics, where
-    they have several) as columns; all numbers where there are two sides, else the printed ones."""
+def to_read(table: pd.DataFrame, errors: bool = False) -> pd.DataFrame:
+    """A filled table with a line for each budget and method, benchmarks (and their metrics, where
+    they have several) as columns; all numbers where there are two sides, else the printed ones.
+    errors: as `report.columns_side_by_side` has it, where something is measured."""
+    if errors and "budget_pct" in table:
+        return columns_side_by_side(table)
     budget = "budget_pct" if "budget_pct" in table else "budget"
-    sides = [c for c in READ if c in table and c.startswith(("paper", "measured", "difference"))]
-    sides = [c for c in sides if table[c].notna().any()]
+    sides = [c for c in SIDES if c in table and table[c].notna().any()]
     full = table[table["method"] == results.FULL]  # its metrics are the table's
     several = full.groupby("benchmark")["metric"].nunique().max() > 1
     columns = ["benchmark", "metric"] if several else "benchmark"
     values = sides[0] if len(sides) == 1 else sides
-    return table.pivot_table(values, [budget, *lines], columns, sort=False)
+    return table.pivot_table(values, [budget, "method"], columns, sort=False)
