@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from .benchmarks import suite
+from .benchmarks import Suite, suite
 from .families import Unavailable
 from .identity import model_parts
-from .models import load
+from .models import config_of, load
 from .records import Store
 from .runner import Cell, evaluate, frame_of, tasks_of
 from .startup import start
@@ -49,13 +49,19 @@ class Plan:
     on_error: str = "stop"
     stale: float = 60.0
 
+    @property
+    def asked(self) -> list[Suite]:
+        """The suites, as the model's family is asked them."""
+        family = config_of(self.model, self.options.get("revision")).model_type
+        return [suite(name, family) for name in self.suites]
+
     def run(self, **how: Any) -> dict[str, Any]:
         """Do what is free of it in this process; `how` goes to `evaluate`. Gives `model_parts`."""
         start(self.seed)
         model, processor = load(self.model, **self.options)
         with Store(self.store, stale=self.stale) as store:
             evaluate(
-                model, processor, [suite(name) for name in self.suites], self.cells,
+                model, processor, self.asked, self.cells,
                 limit=self.limit, seed=self.seed, batch_size=self.batch_size,
                 shuffle=self.shuffle, store=store, on_error=self.on_error, **how,
             )  # fmt: skip
@@ -67,7 +73,7 @@ class Plan:
 
     def tasks(self, parts: dict[str, Any], store: Store) -> list:
         """`runner.tasks_of` this plan, without the model."""
-        return tasks_of(store, parts, [suite(name) for name in self.suites], self.cells,
+        return tasks_of(store, parts, self.asked, self.cells,
                         limit=self.limit, seed=self.seed, batch_size=self.batch_size)  # fmt: skip
 
     def table(self, parts: dict[str, Any]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from torch import nn
 
 from .benchmarks import TINY, Suite, suite
 from .benchmarks.base import prompt_lengths, right
+from .benchmarks.filled import filled, to_read
 from .benchmarks.observation import prompts
 from .benchmarks.paper_profile import described, paper_setting
 from .benchmarks.report import (
@@ -39,7 +40,7 @@ from .benchmarks.report import (
     summary,
     verdicts,
 )
-from .benchmarks.stored import store, stored
+from .benchmarks.stored import asked_in, is_stored, store, stored
 from .budgets import modes, share_out
 from .cells import (
     KEEPS,
@@ -47,6 +48,7 @@ from .cells import (
     comparison_cells,
     every_method,
     grid,
+    keeps_of,
     layer_cells,
     scoring_cells,
     stored_cells,
@@ -63,10 +65,11 @@ from .stages import DEFAULT_KEEP, stages_of, steps_of
 from .work import ON_ERROR, Task, answer_all
 
 __all__ = [
-    "KEEPS", "Cell", "agreement", "averages", "averages_by_layer", "beside",
+    "KEEPS", "Cell", "agreement", "asked_in", "averages", "averages_by_layer", "beside",
     "columns_side_by_side", "comparison_cells", "defaults", "differences", "evaluate",
-    "every_method", "grid", "layer_cells", "normalised", "says_something", "score_maps",
-    "scoring_cells", "setting", "store", "stored", "stored_cells", "summary", "verdicts",
+    "every_method", "filled", "grid", "is_stored", "keeps_of", "layer_cells", "normalised",
+    "says_something", "score_maps", "scoring_cells", "setting", "store", "stored", "stored_cells",
+    "summary", "to_read", "verdicts",
 ]  # fmt: skip
 
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.

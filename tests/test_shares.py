@@ -11,6 +11,7 @@ from twins import BOTH, DOTS, STAR, ask, twin
 from qvid_utils import command, load, pruned, results, runner
 from qvid_utils.benchmarks import report, suite
 from qvid_utils.grid import Grid, layers_once, visual_counts
+from qvid_utils.models import config_of
 from qvid_utils.pruning import pictures_once
 from qvid_utils.records import Store
 from qvid_utils.runner import Cell, evaluate, grid
@@ -403,7 +404,8 @@ def made_table() -> pd.DataFrame:
 
 def asked(*options: str) -> list[tuple]:
     chosen = command.parser().parse_args(["--methods", "qvid", "--no-full", *options])
-    return [(cell.keep, cell.share, cell.chosen.params["rank"]) for cell in command._cells(chosen)]
+    cells = command._cells(chosen, config_of("tiny/llava"))
+    return [(cell.keep, cell.share, cell.chosen.params["rank"]) for cell in cells]
 
 
 def test_the_command_takes_shares_beside_keeps():

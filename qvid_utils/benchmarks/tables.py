@@ -15,7 +15,8 @@ from ..results import AVERAGE, FULL, PAPER_MODELS, PARTS
 from ..schedules import Infeasible, count_at
 from .published import BENCHMARKS
 
-__all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "as_printed", "cells_of", "method_name"]
+__all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "as_printed", "cells_of", "method_name",
+           "printed_names"]  # fmt: skip
 
 #: Tables of answers, in the papers' order; all their cells are runs of `runner`.
 ANSWERS = ("1", "2a", "2b", "3a", "3b", "4", "5", "6", "7", "10", "11", "12", "13", "14", "15",
@@ -117,6 +118,15 @@ def as_printed(
             mine = mine[_equal(mine["layer"], _layer(name, keep, n_visual, config))]
             frames.append(mine.assign(method=printed))
     return pd.concat(frames, ignore_index=True)
+
+
+def printed_names(frame: pd.DataFrame, table: str, also: Iterable[str] = ()) -> pd.DataFrame:
+    """The rows or records of a table's methods, and those of `also`, under the printed names."""
+    rows = results.paper(table)
+    model, printed = rows["model"].iloc[0], list(rows["method"].unique())
+    called = {method_name(name, model): name for name in printed}
+    named = frame["method"].map(lambda name: called.get(name, name))
+    return frame.assign(method=named)[named.isin([FULL, *printed, *also])]
 
 
 def _equal(column: pd.Series, value: float | None) -> pd.Series:
