@@ -4,23 +4,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
+from .benchmarks.observation import same_share
 from .benchmarks.report import CELL
+from .benchmarks.tables import CELL as PRINTED
+from .benchmarks.tables import cells_of
 from .comparison import COMPARED, LEFT_OUT, entries, keep_after, using
 from .identity import plain
 from .methods import METHODS, Method, method
+from .results import FULL, PAPER_TOKENS
 from .rules import RULES
 from .schedules import Cut, check_share, count_at
 
 __all__ = [
-    "KEEPS", "Cell", "comparison_cells", "every_method", "grid", "layer_cells", "option_cells",
-    "our_cells", "position_cells", "scoring_cells", "seed_cells", "stored_cells",
+    "KEEPS", "Cell", "comparison_cells", "every_method", "grid", "keeps_of", "layer_cells",
+    "option_cells", "our_cells", "position_cells", "scoring_cells", "seed_cells", "stored_cells",
+    "table_cells",
 ]  # fmt: skip
 
-KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576
+KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576 (`keeps_of`)
 SEEDS = (1, 2)  # more shuffles of `random` beside its own, 0
 #: Methods at the door that renumber positions, and whose tokens have places of their own.
 REPOSITIONED = ("svd_prune", "fastervlm", "vispruner", "divprune", "scope", "cdpruner")
-#: How many tokens a cut at the door leaves to QViD, and whose cut it is.
+#: How many of 144 tokens a cut at the door leaves to QViD, and whose cut it is.
 FIRST_CUTS = {72: ("divprune", "fastervlm", "svd_prune", "cdpruner", "stride"),
               36: ("divprune", "fastervlm", "svd_prune")}  # fmt: skip
 
@@ -35,7 +42,8 @@ class Cell:
     takes it, e.g. ("divprune", 72, {"positions": "original"}); shared: `keep` is the mean over the
     questions of a suite, each gets its part by its interaction spectrum (`budgets`); share: instead
     of `keep`, the budget in % of each prompt's own visual tokens (`schedules.count_at`), for models
-    to which pictures or clips differ in size.
+    to which pictures or clips differ in size; of all of them, also where `before` leaves fewer:
+    what is more than that is an error, before a run where it holds for every prompt.
     """
 
     method: str | Method | None = None
@@ -166,6 +174,12 @@ def grid(
     ]
 
 
+def keeps_of(config: Any, keeps: Iterable[int] = KEEPS) -> list[int]:
+    """Budgets of the embedded model's 144 visual tokens as the same shares of this model's:
+    48, 32 and 16 are 192, 128 and 64 of LLaVA-1.5's 576. ValueError as `same_share`."""
+    return [same_share(keep, config) for keep in keeps]
+
+
 def every_method() -> list[str]:
     """The methods of the table, then every rule that none of them uses: a new rule is in."""
     used = {entry.rule.name for entry in METHODS.values()}
@@ -208,7 +222,8 @@ def our_cells(config: Any, budgets: Sequence[int]) -> list[Cell]:
     """QViD behind a cut at the door, at equal means, and with a budget for each question."""
     (cut,) = METHODS["qvid"].schedule(1, 1, config.get_text_config().num_hidden_layers)
     cells = []
-    for first, name in [(n, name) for n in FIRST_CUTS for name in FIRST_CUTS[n]]:
+    cuts = [(same_share(n, config), name) for n in FIRST_CUTS for name in FIRST_CUTS[n]]
+    for first, name in cuts:
         options = {"layer": 0} if name == "stride" else {"positions": "original"}
         for budget in (b for b in budgets if b < first):
             keep = keep_after([Cut(0, first)], budget, config, cut.layer)
@@ -222,8 +237,9 @@ def _counts(config: Any, budgets: Sequence[int], name: str) -> list[int]:
     return list(dict.fromkeys(entry.keep for entry in found if entry.keep is not None))
 
 
-def scoring_cells(config: Any, keeps: Sequence[int] = KEEPS) -> list[Cell]:
+def scoring_cells(config: Any) -> list[Cell]:
     """Notebook 02: all methods, at equal label and mean; seeds, options, positions, ours."""
+    keeps = keeps_of(config)
     rest = [name for name in every_method() if name in LEFT_OUT or name not in METHODS]
     return [
         Cell(), *comparison_cells(config, keeps), *grid(rest, keeps), *seed_cells(config, keeps),
@@ -231,7 +247,7 @@ def scoring_cells(config: Any, keeps: Sequence[int] = KEEPS) -> list[Cell]:
     ]  # fmt: skip
 
 
-def layer_cells(layers: Iterable[int], keeps: Sequence[int] = KEEPS) -> list[Cell]:
+def layer_cells(layers: Iterable[int], keeps: Sequence[int]) -> list[Cell]:
     """Notebook 03: where to cut, for QViD, its raw energy and chance."""
     return [Cell(), *grid(["qvid", "column_norm", "random"], keeps, list(layers))]
 
@@ -243,5 +259,35 @@ def stored_cells(config: Any) -> list[Cell]:
     others = [layer for layer in range(depth) if layer != default.layer]
     scoring = scoring_cells(config)
     known = {tuple(cell.labels.values()) for cell in scoring}
-    layers = grid(["qvid", "random"], KEEPS, others)
+    layers = grid(["qvid", "random"], keeps_of(config), others)
     return [*scoring, *(c for c in layers if tuple(c.labels.values()) not in known)]
+
+
+def table_cells(table: str, config: Any) -> list[Cell]:
+    """The cells of a paper's table of answers (`tables.cells_of`), the full model first: all else
+    is shown in % of it.
+
+    config: of the model that is asked. Counts are the printed ones, of as many visual tokens as the
+    paper's model has, or the same shares of a model with another number.
+    """
+    frame = cells_of(table)
+    printed = PAPER_TOKENS.get(frame["model"].iloc[0])
+    whole = getattr(config, "image_seq_length", printed)
+    found = [Cell()]
+    for row in frame[frame["method"] != FULL].drop_duplicates(PRINTED).itertuples():
+        keep, share, layer, rank = (
+            None if pd.isna(value) else value
+            for value in (row.keep, row.retention_pct, row.layer, row.rank)
+        )
+        keep = None if keep is None else round(int(keep) * whole / printed)
+        more = {} if rank is None else {"rank": int(rank) if rank >= 1 else rank}
+        layer = (
+            None if layer is None or int(layer) == _own_layer(row.method, config) else int(layer)
+        )
+        found.append(Cell(row.method, keep, layer, more, share=share))
+    return found
+
+
+def _own_layer(name: str, config: Any) -> int:
+    """Where the method cuts first if nobody says."""
+    return method(name).schedule(1, 1, config.get_text_config().num_hidden_layers)[0].layer

@@ -2,21 +2,24 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pandas as pd
 
-from .benchmarks import TINY, suite
-from .benchmarks.paper_profile import CHECKPOINT, SUITES, named, place
-from .benchmarks.stored import store
+from .benchmarks import BENCHMARKS, TINY, suite
+from .benchmarks.paper_profile import CHECKPOINT, SUITES, lacking_told, named, place
+from .benchmarks.stored import store, table_run
+from .benchmarks.tables import ANSWERS, cells_of
+from .cells import keeps_of, table_cells
 from .distributed import Plan, in_processes, on_ray
 from .families import Unavailable
-from .models import LoadError
+from .models import EMBEDDED, LoadError, config_of
 from .paths import DATA, PROFILES, RUNS
 from .records import Store, StoreError
-from .runner import KEEPS, Cell, grid, setting, stored_cells
+from .runner import KEEPS, Cell, grid, stored_cells
 from .startup import start
 from .work import ON_ERROR
 
@@ -27,8 +30,12 @@ same command goes on after whatever stopped it, and several of them share one st
 EXAMPLE = """\
 example: python -m qvid_utils.runner --store runs/first --methods qvid fastv --keeps 48 16
              --suites tiny_gqa tiny_pope --limit 50
+         python -m qvid_utils.runner --table 1
 Without options: the cells of notebooks 02 and 03 on the embedded model, into data/measured.
 """
+#: Options after which the table is not one that the notebooks read.
+OWN = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "store", "no_full",
+       "name")  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,11 +43,14 @@ def parser() -> argparse.ArgumentParser:
     new = argparse.ArgumentParser("python -m qvid_utils.runner", None, DESCRIPTION, EXAMPLE,
                                   formatter_class=raw)  # fmt: skip
     add = new.add_argument_group("which cells").add_argument
-    add("--profile", default="tiny", choices=PROFILES)
+    add("--profile", choices=PROFILES, help="default: tiny, with --table paper")
+    add("--table", choices=ANSWERS, help="all cells of a table of the papers, into data/measured: "
+        "its checkpoint, methods, budgets, layers, ranks and benchmarks")  # fmt: skip
     add("--model", metavar="NAME", help="embedded, a folder or a hub id (default: the profile's)")
     add("--revision", help="of a hub id")
     add("--methods", nargs="+", metavar="NAME", help="default: the cells of notebooks 02 and 03")
-    add("--keeps", nargs="+", type=int, metavar="K", help="visual tokens kept (default: 48 32 16)")
+    add("--keeps", nargs="+", type=int, metavar="K", help="visual tokens kept (default: 48 32 16 "
+        "of 144, of other models the same shares)")  # fmt: skip
     add("--shares", nargs="+", type=float, metavar="PCT",
         help="budgets in %% of each prompt's visual tokens, with --keeps or not")  # fmt: skip
     add("--layers", nargs="+", type=int, metavar="L", help="where to cut (default: the method's)")
@@ -97,14 +107,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             workers = chosen.workers or (2 if plan.model.startswith("tiny/") else 1)
             records, parts = in_processes(plan, workers, **how)
-    except (StoreError, LoadError, Unavailable, ValueError) as stop:
-        told = "\n".join([str(stop), *getattr(stop, "__notes__", [])])  # and the sample
+    except (StoreError, LoadError, Unavailable, ValueError, RuntimeError) as stop:
+        notes = getattr(stop, "__notes__", [])  # and the sample
+        if type(stop) is RuntimeError and not notes:
+            raise  # a fault of ours: not the device's in a sample, nor of cells or processes
+        told = "\n".join([str(stop), *notes])
         new.exit(1, f"{new.prog}: {told}\n")
     if not len(records):
         print("no cell is whole yet: no table")
         return 0
     told = {"model": named(plan.model), "device": parts["device"], "dtype": parts["dtype"]}
-    for path in store(records, [suite(s) for s in plan.suites], out, name, **told):
+    for path in store(records, plan.asked, out, name, **told):
         print(path)
     _print_means(records)
     print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
@@ -121,50 +134,83 @@ def _print_means(records: pd.DataFrame) -> None:
 
 
 def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
-    """What to run, and where its table goes: to data/measured only as the defaults are."""
+    """What to run, and where its table goes: to data/measured only as the defaults are, or a
+    table of the papers."""
     start(chosen.seed)
-    own = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "store", "no_full",
-           "name")  # fmt: skip
-    changed = any(getattr(chosen, option) for option in own)
-    if changed:
-        _methods_first(chosen)
-    if chosen.methods:
-        cells = _cells(chosen)
-    else:
-        model, *_ = setting(chosen.profile)
-        cells = stored_cells(model.config)
-    paper = chosen.profile == "paper"
-    suites = tuple(chosen.suites or (SUITES if paper else TINY))
-    for name in suites:
-        suite(name)  # an unknown one is told here
+    _check_options(chosen)
+    profile = chosen.profile or ("paper" if chosen.table else "tiny")
+    checkpoint, suites = _asked(chosen, profile)
+    ours = profile == "paper" and not chosen.model
+    model = chosen.model or (str(place(checkpoint) or checkpoint) if ours else "tiny/llava")
+    with lacking_told(checkpoint, suites) if ours else nullcontext():
+        config = config_of(model, chosen.revision)
+        cells = _cells(chosen, config)
+        for name in suites:
+            suite(name, config.model_type)  # an unknown one is told here
     options = {k: getattr(chosen, k) for k in ("dtype", "device", "attention", "revision")}
-    folder = (chosen.store or RUNS / chosen.profile / "records").resolve()
+    folder = (chosen.store or RUNS / profile / "records").resolve()
     plan = Plan(
-        chosen.model or (str(place(CHECKPOINT) or CHECKPOINT) if paper else "tiny/llava"),
-        suites, tuple(cells), str(folder),
+        model, suites, tuple(cells), str(folder),
         {k: v for k, v in options.items() if v is not None}, chosen.limit, chosen.seed,
         chosen.batch_size, chosen.shuffle, chosen.on_error, chosen.stale,
     )  # fmt: skip
-    if changed:
+    if chosen.table:
+        out = chosen.out or (folder if chosen.model else DATA / "measured")
+        return plan, out, chosen.name or f"{profile}_{table_run(profile, chosen.table)}"
+    if any(getattr(chosen, option) for option in OWN):
         return plan, chosen.out or folder, chosen.name or "table"
-    return plan, chosen.out or DATA / "measured", f"{chosen.profile}_llava"
+    return plan, chosen.out or DATA / "measured", f"{profile}_llava"
 
 
-def _methods_first(chosen: argparse.Namespace) -> None:
-    for option in ("keeps", "shares", "layers", "ranks", "no_full", "model"):
-        if getattr(chosen, option) and not chosen.methods:
-            raise ValueError(f"--{option.replace('_', '-')} goes with --methods: name some")
-    if chosen.profile == "paper" and not chosen.model:
-        setting(chosen.profile)
+def _check_options(chosen: argparse.Namespace) -> None:
+    """ValueError for options that need another, or that a table leaves no room for."""
+    for option in ("keeps", "shares", "layers", "ranks", "no_full", "methods", "model"):
+        if not getattr(chosen, option):
+            continue
+        word = f"--{option.replace('_', '-')}"
+        if chosen.table and option != "model":
+            raise ValueError(f"{word} does not go with --table, which says what is asked")
+        if not (chosen.methods or chosen.table):
+            raise ValueError(f"{word} goes with --methods: name some")
+    if chosen.table and chosen.profile == "tiny":
+        raise ValueError("--table asks the papers' checkpoints: leave --profile tiny out")
 
 
-def _cells(chosen: argparse.Namespace) -> list[Cell]:
+def _asked(chosen: argparse.Namespace, profile: str) -> tuple[str, tuple[str, ...]]:
+    """The profile's or the table's checkpoint, and the names of the suites."""
+    if not chosen.table:
+        usual = SUITES if profile == "paper" else TINY
+        return CHECKPOINT, tuple(chosen.suites or usual)
+    frame = cells_of(chosen.table)
+    suites = tuple(chosen.suites or dict.fromkeys(frame["benchmark"]))
+    judged = [n for n in suites if n in BENCHMARKS and BENCHMARKS[n].judge.startswith("needed")]
+    if judged:
+        without = [f"{n}_yes_no" if n in judged else n for n in suites]
+        without = [n for n in without if n in BENCHMARKS]
+        raise ValueError(
+            f"{', '.join(judged)} is read by a judge, which a command has not: --suites "
+            f"{' '.join(without)} asks the others, and reads it by the word yes (another metric)"
+        )
+    return frame["checkpoint"].iloc[0], suites
+
+
+def _cells(chosen: argparse.Namespace, config: Any) -> list[Cell]:
+    if chosen.table:
+        return table_cells(chosen.table, config)
+    if not chosen.methods:
+        return stored_cells(config)
     shares, layers = chosen.shares or (), chosen.layers or (None,)
-    keeps = chosen.keeps or (() if shares else KEEPS)
+    keeps = chosen.keeps or (() if shares else _usual_keeps(chosen, config))
     ranks = [{"rank": rank} for rank in chosen.ranks or ()] or [{}]
     more = [{"shares": shares, **rank} for rank in ranks]
     pruned = [cell for one in more for cell in grid(chosen.methods, keeps, layers, **one)]
     return pruned if chosen.no_full else [Cell(), *pruned]
+
+
+def _usual_keeps(chosen: argparse.Namespace, config: Any) -> Sequence[int]:
+    """All embedded models were made for pictures of 144 tokens; of others the same shares."""
+    embedded = (chosen.model or "").startswith(EMBEDDED)
+    return KEEPS if embedded else keeps_of(config)
 
 
 def _dry_run(plan: Plan) -> int:

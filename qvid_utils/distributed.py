@@ -13,15 +13,19 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from .benchmarks import suite
+from .benchmarks import Suite, suite
 from .families import Unavailable
 from .identity import model_parts
-from .models import load
+from .models import config_of, load
 from .records import Store
 from .runner import Cell, evaluate, frame_of, tasks_of
 from .startup import start
 
-__all__ = ["Plan", "in_processes", "on_ray"]
+__all__ = ["CellsFailed", "Plan", "in_processes", "on_ray"]
+
+
+class CellsFailed(RuntimeError):
+    """Some cells could not be evaluated; the message counts them and has the first one's cause."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +49,19 @@ class Plan:
     on_error: str = "stop"
     stale: float = 60.0
 
+    @property
+    def asked(self) -> list[Suite]:
+        """The suites, as the model's family is asked them."""
+        family = config_of(self.model, self.options.get("revision")).model_type
+        return [suite(name, family) for name in self.suites]
+
     def run(self, **how: Any) -> dict[str, Any]:
         """Do what is free of it in this process; `how` goes to `evaluate`. Gives `model_parts`."""
         start(self.seed)
         model, processor = load(self.model, **self.options)
         with Store(self.store, stale=self.stale) as store:
             evaluate(
-                model, processor, [suite(name) for name in self.suites], self.cells,
+                model, processor, self.asked, self.cells,
                 limit=self.limit, seed=self.seed, batch_size=self.batch_size,
                 shuffle=self.shuffle, store=store, on_error=self.on_error, **how,
             )  # fmt: skip
@@ -63,7 +73,7 @@ class Plan:
 
     def tasks(self, parts: dict[str, Any], store: Store) -> list:
         """`runner.tasks_of` this plan, without the model."""
-        return tasks_of(store, parts, [suite(name) for name in self.suites], self.cells,
+        return tasks_of(store, parts, self.asked, self.cells,
                         limit=self.limit, seed=self.seed, batch_size=self.batch_size)  # fmt: skip
 
     def table(self, parts: dict[str, Any]) -> pd.DataFrame:
@@ -108,7 +118,7 @@ def on_ray(
     or the one that `ray.init` has joined already. num_gpus, num_cpus: of each task, which runs in a
     process of its own and loads the model; retries: of a task whose worker or node dies. A cell
     that is done is not sent out again, so that a killed driver's command can be given again.
-    Unavailable without Ray; RuntimeError, when all the others are done, for tasks that failed.
+    Unavailable without Ray; CellsFailed, when all the others are done, for tasks that failed.
     """
     ray = _ray()
     joined = ray.is_initialized()
@@ -151,10 +161,12 @@ def _gather(ray: Any, jobs: dict[Any, str], progress: bool | None) -> None:
                     ray.get(job)
                 except Exception as wrapped:  # of whatever kind the task's was
                     cause = getattr(wrapped, "cause", None) or wrapped
-                    failed.append(f"{jobs[job]}: {type(cause).__name__}: {cause}")
+                    notes = "; ".join(getattr(cause, "__notes__", []))  # the sample among them
+                    told = f"{jobs[job]}: {type(cause).__name__}: {cause}"
+                    failed.append(f"{told} ({notes})" if notes else told)
                 bar.update()
     if failed:
-        raise RuntimeError(
+        raise CellsFailed(
             f"{len(failed)} of {len(jobs)} cells failed, the others are stored; first {failed[0]}"
         )
 

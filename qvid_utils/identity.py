@@ -30,7 +30,8 @@ __all__ = ["code_version", "data_hash", "digest", "key_of", "libraries", "model_
 PACKAGE = ROOT / "qvid_utils"
 #: Files and folders that cannot change an answer or its score.
 NO_RESULT = (
-    "__init__.py", "benchmarks/audit.py", "benchmarks/failures.py", "benchmarks/report.py",
+    "__init__.py", "benchmarks/audit.py", "benchmarks/failures.py", "benchmarks/filled.py",
+    "benchmarks/report.py",
     "benchmarks/standing.py", "benchmarks/statistics.py", "benchmarks/stored.py",
     "benchmarks/tables.py", "catalogue.py", "cells.py", "command.py", "comparison.py", "costs.py",
     "distributed.py", "dry_run.py", "explorer.py", "figures.py", "figures_benchmarks.py",

@@ -17,8 +17,8 @@ is well conditioned, which the two factors show; else the way is the one above.
 
 Only the rows u_kᵀ M that vote are formed, and on a CPU the float64 copy of M is made a slab at a
 time, in the same memory: fetching fresh memory for larger buffers costs more than the arithmetic.
-Where torch has several CPU threads they share out the heads: decompositions of this size are
-solved one after the other otherwise, and slower with more threads inside each.
+Where torch has several CPU threads they share out the heads, or one does them all where there is
+little to do: decompositions of this size are slower with more threads inside each.
 
 `leverage` has a second route, one Triton kernel for all heads, which the environment variable
 QVID_KERNEL=triton turns on; see `linalg_triton`, also for what has not been tried.
@@ -51,7 +51,8 @@ __all__ = [
 NULL = 1e-13  # a squared singular value at or below this share of the largest counts as zero
 SLAB = 2**17  # entries of M that are float64 at a time on a CPU: 1 MiB, about what a cache holds
 WELL = 1e7  # a Gram matrix of this condition number or less is inverted: errors below 1e-7
-ALONE = 32  # smaller problems are solved before a second thread has started
+ALONE = 32  # problems of fewer rows are too small for threads to matter
+WORTH = 2**26  # multiply-adds of the Gram matrices below which a second thread costs more to start
 KERNEL = "QVID_KERNEL"  # the environment variable that chooses the route of `leverage`
 
 
@@ -273,6 +274,9 @@ def _shared_out(score: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         return score(X)
     alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
     try:
+        if X.numel() * min(X.shape[1:]) < WORTH:
+            torch.set_num_threads(1)
+            return score(X)
         with ThreadPoolExecutor(min(threads, len(X)), **alone) as pool:
             return torch.cat(list(pool.map(score, X.tensor_split(min(threads, len(X))))))
     finally:

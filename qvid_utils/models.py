@@ -20,7 +20,7 @@ from .families.base import REFUSED
 from .families.processors import processor_from
 from .paths import DATA
 
-__all__ = ["ATTENTION", "EMBEDDED", "LoadError", "load"]
+__all__ = ["ATTENTION", "EMBEDDED", "LoadError", "config_of", "load"]
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 EMBEDDED = "tiny/"  # names below data/tiny
@@ -107,6 +107,21 @@ def load(
     model = model.to(device).eval()
     remember(model, processor)
     return model, processor
+
+
+def config_of(name: str | Path, revision: str | None = None) -> Any:
+    """The configuration of what `load` takes by that name, whose `model_type` is the family; no
+    weights are read. Raises as `load`."""
+    source, local = _locate(str(name))
+    where = {"local_files_only": True} if local else {"revision": revision}
+    if local:
+        _check_folder(Path(source))
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+    except Exception as error:
+        raise _explained(source, local, "", "config.json", error) from error
+    _check_type(source, config.model_type)
+    return config
 
 
 def _device(name: torch.device | str) -> torch.device:

@@ -23,6 +23,7 @@ from torch import nn
 
 from .benchmarks import TINY, Suite, suite
 from .benchmarks.base import prompt_lengths, right
+from .benchmarks.filled import filled, to_read
 from .benchmarks.observation import prompts
 from .benchmarks.paper_profile import described, paper_setting
 from .benchmarks.report import (
@@ -39,7 +40,7 @@ from .benchmarks.report import (
     summary,
     verdicts,
 )
-from .benchmarks.stored import store, stored
+from .benchmarks.stored import asked_in, is_stored, store, stored
 from .budgets import modes, share_out
 from .cells import (
     KEEPS,
@@ -47,6 +48,7 @@ from .cells import (
     comparison_cells,
     every_method,
     grid,
+    keeps_of,
     layer_cells,
     scoring_cells,
     stored_cells,
@@ -58,13 +60,16 @@ from .models import load
 from .paths import PROFILES
 from .pruning import observed, pictures_once, pruned
 from .records import Log, Memory, Store
+from .schedules import Infeasible
+from .stages import DEFAULT_KEEP, stages_of, steps_of
 from .work import ON_ERROR, Task, answer_all
 
 __all__ = [
-    "KEEPS", "Cell", "agreement", "averages", "averages_by_layer", "beside",
+    "KEEPS", "Cell", "agreement", "asked_in", "averages", "averages_by_layer", "beside",
     "columns_side_by_side", "comparison_cells", "defaults", "differences", "evaluate",
-    "every_method", "grid", "layer_cells", "normalised", "says_something", "score_maps",
-    "scoring_cells", "setting", "store", "stored", "stored_cells", "summary", "verdicts",
+    "every_method", "filled", "grid", "is_stored", "keeps_of", "layer_cells", "normalised",
+    "says_something", "score_maps", "scoring_cells", "setting", "store", "stored", "stored_cells",
+    "summary", "to_read", "verdicts",
 ]  # fmt: skip
 
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
@@ -195,8 +200,31 @@ def _check(model: nn.Module, cell: Cell) -> None:
             layers = len(family_of(model).part(model, "layers"))
         for chosen, keep, place in stages:
             chosen.schedule(keep, keep, layers, place.get("layer"))
+        if cell.before:
+            _check_order(model, cell, layers)
     except Exception as cause:
         cause.add_note(f"cell {cell.labels}")
+        raise
+
+
+def _check_order(model: nn.Module, cell: Cell, layers: int) -> None:
+    """ValueError where the cut before a cell's own leaves it too few tokens of any prompt.
+
+    The fewest tokens that a prompt can have: those that the counts ask for, and LLaVA's of a
+    picture; of the other families pictures differ, and a share of fewer may be few enough.
+    """
+    fewest = [keep for keep in (cell.keep, cell.first[0][1]) if keep is not None]
+    if family_of(model).model_type == "llava":
+        fewest.append(model.config.image_seq_length)
+    counts = [max(fewest)]
+    planned = stages_of(model, cell.stages(counts), DEFAULT_KEEP, {})
+    try:
+        steps_of(planned, 0, counts, layers)
+    except Infeasible:
+        pass  # such a cell is left out, with a warning
+    except ValueError as cause:
+        if cell.share is not None:
+            cause.add_note(f"share={cell.share:g} is of all {counts[0]} tokens of the prompt")
         raise
 
 
@@ -239,7 +267,7 @@ class _Asker:
         self.batches: dict[tuple[str, ...], _Batch] = {}
         self.coming: list[tuple[Task, list[str]]] = []
         self.sizes: dict[tuple[str, int], dict[str, float]] = {}
-        self.shares: dict[Cell, dict[str, dict[str, int]]] = {}
+        self.by_spectrum: dict[Cell, dict[str, dict[str, int]]] = {}
 
     @contextmanager
     def shared(self, suite: Suite, coming: list[tuple[Task, list[str]]]) -> Iterator[None]:
@@ -260,7 +288,13 @@ class _Asker:
             self.batches[tuple(ids)] = _Batch(self.model, inputs, rows, together, task.suite)
         batch = self.batches[tuple(ids)]
         asked = self._asked(task, ids, batch.grid.counts)
-        answer, seconds = batch.answer(task.cell, asked)
+        try:
+            answer, seconds = batch.answer(task.cell, asked)
+        except Infeasible as floor:
+            if task.cell.share is None:
+                raise
+            share = f"share={task.cell.share:g} (% of a prompt's visual tokens)"
+            raise Infeasible(f"{share}: {floor}") from floor
         said = self.processor.batch_decode(answer.ids, skip_special_tokens=True)
         kept: list[list] = [[] for _ in ids]
         for cut in answer.cuts:
@@ -291,13 +325,13 @@ class _Asker:
         """
         if not task.cell.shared:
             return task.cell.asked(counts)
-        known = self.shares.setdefault(task.cell, {})
+        known = self.by_spectrum.setdefault(task.cell, {})
         if task.suite.name not in known:
-            known[task.suite.name] = self._shares(task)
+            known[task.suite.name] = self._by_spectrum(task)
         *before, (chosen, _, place) = task.cell.stages(counts)
         return [*before, (chosen, [known[task.suite.name][name] for name in ids], place)]
 
-    def _shares(self, task: Task) -> dict[str, int]:
+    def _by_spectrum(self, task: Task) -> dict[str, int]:
         """What each question of the suite keeps, in proportion to the modes of its interaction."""
         depth = len(family_of(self.model).part(self.model, "layers"))
         (cut,) = task.cell.chosen.schedule(1, 1, depth, task.cell.layer)

@@ -116,6 +116,41 @@ def test_errors_over_questions_and_over_pictures():
     assert row["over_pictures"] == pytest.approx(50) and row["pictures"] == 2
 
 
+def in_shares():
+    """`pair` at 25 %, and at 50 % all of qvid right and random as before; no counts at all."""
+    one, records = pair()
+    cells = [records.assign(retention_pct=float("nan"))[records["method"] == "full"]]
+    for share in (25.0, 50.0):
+        cells.append(records[records["method"] != "full"].assign(retention_pct=share, keep=pd.NA))
+    frame = records_of(*cells).astype({"keep": "Int64"})
+    best = (frame["method"] == "qvid") & (frame["retention_pct"] == 50)
+    frame.loc[best, "prediction"] = frame.loc[best, "answer"]
+    frame.loc[best, "score"] = 1.0
+    return one, frame
+
+
+def test_leads_at_shares_are_those_of_their_own_share():
+    one, records = in_shares()
+    found = audit.leads(records, [one])
+    assert found[["retention_pct", "method", "lead"]].to_numpy().tolist() == [
+        [25.0, "random", 0.0], [50.0, "random", 25.0],
+    ]  # fmt: skip
+    assert found["keep"].isna().all()
+    some = records[(records["method"] != "qvid") | (records["retention_pct"] != 50)]
+    with pytest.raises(ValueError, match="leads needs records of 'qvid' at retention_pct=50.0"):
+        audit.leads(some, [one])
+    mixed = records_of(records, pair()[1][lambda f: f["method"] != "full"])
+    assert audit.leads(mixed, [one])["keep"].dropna().tolist() == [16]
+
+
+def test_errors_at_shares_are_those_of_their_own_share():
+    one, records = in_shares()
+    found = audit.own_errors(records, [one]).set_index(["method", "retention_pct"])
+    assert found["plain"][("qvid", 50.0)] == 0 and found["accuracy"][("qvid", 50.0)] == 100
+    assert found["plain"][("qvid", 25.0)] == pytest.approx(100 * np.std([1, 1, 1, 0], ddof=1) / 2)
+    assert found["plain"][("full", 100.0)] == 0
+
+
 # ---------------------------------------------------------------- a table's methods
 
 
@@ -142,6 +177,22 @@ def test_methods_are_taken_as_their_sources_have_them():
     assert found[["method", "keep"]].fillna(-1).to_numpy().tolist() == [
         ["full", -1], ["qvid", 16], ["v2drop", 16], ["pdrop", 32], ["hired", 16], ["fastv", 16],
     ]  # fmt: skip
+
+
+def test_a_table_in_shares_is_filled_by_shares():
+    frame = pd.DataFrame([
+        row("full", None, None), row("qvid", rank=16), row("pyramiddrop", 16, None),
+        *(row("qvid", None, layer, 16) | {"retention_pct": share}
+          for share in (25.0, 50.0) for layer in (1, 3)),
+        row("pyramiddrop", None, None) | {"retention_pct": 50.0},
+    ]).astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})  # fmt: skip
+    found = tables.as_printed(frame, ["qvid", "pdrop"], [], Config(), [50.0, 11.1])
+    shown = found[["method", "retention_pct", "layer"]].fillna(-1).to_numpy().tolist()
+    assert shown == [["full", -1, -1], ["qvid", 50, 1], ["pdrop", 50, -1]]
+    both = tables.as_printed(frame, ["qvid"], [16], Config(), [25.0])
+    assert both["keep"].fillna(0).tolist() == [0, 16, 0]
+    counts = tables.as_printed(frame.drop(columns="retention_pct"), ["qvid"], [16], Config(), [25])
+    assert counts["keep"].fillna(0).tolist() == [0, 16]
 
 
 def test_hired_under_its_own_name_goes_first():

@@ -144,6 +144,21 @@ def test_why_it_failed_is_one_sentence(refuses, says, hub):
         fetch("pope")
 
 
+def test_without_a_network_each_way_is_told_what_it_takes(hub):
+    """A name that is asked is told to fetch it; the fetch itself is not told to run itself."""
+    hub.refuses = errors.LocalEntryNotFoundError("no")
+    with pytest.raises(Unavailable) as fetching:
+        fetch("pope")
+    assert "give it, with --to FOLDER, to a machine with" in str(fetching.value)
+    assert "benchmarks fetch" not in str(fetching.value)
+    with pytest.raises(Unavailable) as asking:
+        published("pope")
+    assert "benchmarks fetch pope --to FOLDER" in str(asking.value)
+    assert "set QVID_FILES=FOLDER" in str(asking.value)  # which the runner reads
+    # `--data` is named with the one command of this package that has it for a benchmark
+    assert "(ten_minutes also takes `--data FOLDER/pope`" in str(asking.value)
+
+
 def test_a_full_disk_stays_what_it_is(hub):
     hub.refuses = OSError(28, "No space left on device", "somewhere")
     with pytest.raises(OSError, match="No space left"):

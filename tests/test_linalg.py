@@ -282,8 +282,10 @@ def test_what_is_held_does_not_grow_with_the_square_of_the_tokens():
     assert 0 < sizes.largest <= 8 * max(linalg.SLAB, 32 * 6273)
 
 
+@pytest.mark.parametrize("worth", [0, 2**40])
 @pytest.mark.parametrize("heads", [1, 2, 5])
-def test_threads_share_out_the_heads_and_change_nothing(heads, monkeypatch):
+def test_threads_share_out_the_heads_and_change_nothing(heads, worth, monkeypatch):
+    monkeypatch.setattr(linalg, "WORTH", worth)  # each a thread, and one for all
     M, before = draw(heads, 40, 60), torch.get_num_threads()
     alone, solvers, eigh = leverage(M, 16), [], torch.linalg.eigh
     monkeypatch.setattr(
@@ -292,7 +294,7 @@ def test_threads_share_out_the_heads_and_change_nothing(heads, monkeypatch):
     try:
         torch.set_num_threads(3)
         assert torch.equal(leverage(M, 16), alone) and torch.get_num_threads() == 3
-        assert solvers == ([1] * min(3, heads) if heads > 1 else [3])
+        assert solvers == ([3] if heads == 1 else [1] if worth else [1] * min(3, heads))
         with ThreadPoolExecutor(1) as later:  # what a thread that comes later begins with
             assert later.submit(torch.get_num_threads).result() == 3
         broken = M.clone()

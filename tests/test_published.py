@@ -496,19 +496,75 @@ def test_an_empty_answer_is_named(tmp_path):
         load("pope", tmp_path, rows=rows)
 
 
+IMPOSSIBLE = [  # benchmark, what is changed in its last row, what the sentence says
+    ("pope", {"answer": "maybe"}, "'pope/random/1' is 'maybe', and allowed are 'yes', 'no'"),
+    ("mme", {"answer": "maybe"}, "'mme/3' is 'maybe', and allowed are 'yes', 'no'"),
+    ("scienceqa_img", {"answer": 9}, "'scienceqa_img/1' is '9', and allowed are '0', '1'"),
+    ("scienceqa_img", {"answer": -1}, "'scienceqa_img/1' is '-1', and allowed are '0', '1'"),
+    ("ai2d", {"answer": "4"}, "'ai2d/0' is '4', and allowed are '0', '1', '2', '3'"),
+    ("mmbench_en_dev", {"answer": "E"}, "'mmbench_en_dev/6' is 'E', and allowed are 'A', 'B'"),
+    ("seedbench_image", {"answer": "Q"}, "'seedbench_image/1' is 'Q', and allowed are 'A', 'B',"),
+    ("hallusionbench_yes_no", {"gt_answer": "2"}, "'2', and allowed are '0', '1'"),
+    ("hallusionbench", {"gt_answer": "2"}, "'2', and allowed are '0', '1'"),
+    ("mmmu_val", {"question_type": "multiple-choice", "options": "[]", "answer": "B"},
+     "'mmmu_val/validation_Math_2' is 'B', and it has no options to choose from"),
+    ("mmmu_pro_standard", {"options": "[]"}, "'J', and it has no options to choose from"),
+    ("mmmu_pro_standard", {"answer": "K"}, "'K', and allowed are 'A', 'B', .*'J' "),
+    ("mvbench", {"answer": "float"}, "'float', and allowed are 'rise', 'fall'"),
+    ("videomme", {"answer": "E"}, "'videomme/002-1' is 'E', and allowed are 'A', 'B', 'C', 'D'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, changed, says", IMPOSSIBLE, ids=[one for one, *_ in IMPOSSIBLE])
+def test_an_answer_that_no_reply_can_match_is_named(name, changed, says, tmp_path):
+    rows = [row for row in samples.ROWS[name] if row.get("data_type") != "video"]
+    rows[-1] = rows[-1] | changed
+    with pytest.raises(ValueError, match=f"^{name}: the answer of .*{says}.*, row "):
+        load(name, tmp_path, rows=rows)
+
+
+def test_answers_may_be_written_in_the_ways_that_their_scorers_read(tmp_path):
+    """Capitals, outer space, and whole numbers that a gap in the column made 1.0."""
+    ways = {"pope": " Yes", "mme": "No.", "seedbench_image": " c", "scienceqa_img": 1.0,
+            "mmbench_en_dev": "B "}  # fmt: skip
+    for name, answer in ways.items():
+        rows = [row for row in samples.ROWS[name] if row.get("data_type") != "video"]
+        rows[-1] = rows[-1] | {"answer": answer}
+        one = load(name, tmp_path / name, rows=rows, form="jsonl")
+        last = list(one.samples.itertuples())[-1]
+        said = last.answer.strip().strip(".").lower()
+        assert one.hit(said.upper() if name == "mmbench_en_dev" else said, last) == 1, name
+
+
+@pytest.mark.parametrize("number, rows", [(1, slice(1)), (3, [0, 1, 1])], ids=["half", "triple"])
+def test_half_a_pair_is_named(number, rows, tmp_path):
+    color, code = samples.ROWS["mme"][:2], samples.ROWS["mme"][2:]
+    held = code[rows] if isinstance(rows, slice) else [code[i] for i in rows]
+    says = rf"^mme: the picture of 'mme/2' has {number} question\(s\) in its category"
+    with pytest.raises(ValueError, match=says):
+        load("mme", tmp_path, rows=[*color, *held], limit=2)
+
+
 def test_a_row_of_another_form_is_named(tmp_path):
-    rows = [dict(samples.ROWS["ai2d"][0], answer="C")]
+    rows = [dict(samples.ROWS["ai2d"][0], options="['red', ")]
     with pytest.raises(ValueError, match="ai2d: row 0 of .* is not as its benchmark writes it"):
         load("ai2d", tmp_path, rows=rows)
 
 
 def test_a_benchmark_that_needs_a_judge_says_so(tmp_path):
     samples.write("hallusionbench", tmp_path)
-    with pytest.raises(ValueError, match="hallusionbench is read by a judge .*pass judge="):
+    with pytest.raises(ValueError, match="is read by a judge .* ask hallusionbench_yes_no"):
         published("hallusionbench", tmp_path)
     frame = load("hallusionbench", tmp_path / "b").samples
     with pytest.raises(ValueError, match="'hallusion' reads answers with a judge"):
         base.Suite("mine", "mine", "hallusion", frame)
+
+
+def test_what_stands_in_for_a_judge_is_there():
+    for name, entry in BENCHMARKS.items():
+        if entry.judge.startswith("needed"):
+            other = BENCHMARKS[f"{name}_yes_no"]
+            assert not other.judge and other.hub == entry.hub and other.row == entry.row
 
 
 def test_java_is_looked_for_before_anything_else(monkeypatch):

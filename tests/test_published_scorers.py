@@ -321,6 +321,38 @@ def test_cider_of_perfect_captions(tools):
     assert base.value_of(SCORERS["cider"].total(swapped, np.zeros(2))["CIDEr"]) < 0.5
 
 
+BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("mark", BREAKS, ids=map(ascii, BREAKS))
+def test_a_caption_is_one_line(mark):
+    """Without Java: what the tokenizer is given, as many lines as captions, no word lost."""
+    given = [[f"a red{mark}star"], [f"{mark}two{mark}", "blue  dots "]]
+    held = scorers.captions(given)
+    assert held == {0: [{"caption": "a red star"}],
+                    1: [{"caption": "two"}, {"caption": "blue dots"}]}  # fmt: skip
+    lines = "\n".join(one["caption"] for each in held.values() for one in each)
+    assert len(lines.splitlines()) == 3
+
+
+def test_cider_gives_its_tokenizer_single_lines_of_both_sides(monkeypatch):
+    """Tools that only look: predictions and references come without a break."""
+    seen = []
+
+    class Tokenizer:
+        def tokenize(self, given):
+            seen.append([one["caption"] for each in given.values() for one in each])
+
+    class Cider:
+        def compute_score(self, true, said):
+            return None, [1.0, 2.0]
+
+    monkeypatch.setattr(scorers, "caption_tools", lambda: (Tokenizer, Cider))
+    frame = pd.DataFrame({"prediction": ["a\rb", "c"], "answers": [["d\u2028e", "f"], ["g\x85h"]]})
+    assert base.value_of(SCORERS["cider"].total(frame, np.zeros(2))["CIDEr"]) == 1.5
+    assert sorted(seen) == [["a b", "c"], ["d e", "f", "g h"]]
+
+
 def test_captions_run_end_to_end(tools, tmp_path):
     """Files, suite, a small random model, Java and all: one long row, in CIDEr's own unit."""
     samples.write("coco2014_cap_val", tmp_path)

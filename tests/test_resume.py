@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from qvid_utils import command, identity, load, runner
+from qvid_utils import command, distributed, identity, load, runner
 from qvid_utils.benchmarks import Suite, report, suite
 from qvid_utils.benchmarks.failures import scored
 from qvid_utils.identity import plain
@@ -144,6 +145,64 @@ def test_bad_options_are_told_before_anything_runs(options, says, capsys, tmp_pa
     with pytest.raises(SystemExit) as stop:
         command.main([*options, "--out", str(tmp_path)])
     assert stop.value.code == 2 and says in capsys.readouterr().err
+
+
+def stopped(options, folder, capsys):
+    """What the command line prints when the run stops, and with which code it ends."""
+    with pytest.raises(SystemExit) as stop:
+        command.main([*options, "--store", str(folder), "--workers", "1"])
+    return stop.value.code, capsys.readouterr().err.strip().splitlines()[-2:]
+
+
+ONE_CELL = ["--methods", "qvid", "--keeps", "16", "--no-full", "--suites", "tiny_gqa", "--limit",
+            "1"]  # fmt: skip
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+
+@pytest.mark.parametrize("fault", [CUDA, CPU], ids=["of the card", "of the machine"])
+def test_memory_that_runs_out_in_a_sample_is_told_with_the_sample(
+    fault, tmp_path, capsys, monkeypatch
+):
+    def ask(self, task, ids):
+        raise type(fault)(str(fault))
+
+    monkeypatch.setattr(runner._Asker, "ask", ask)
+    code, (says, where) = stopped(ONE_CELL, tmp_path, capsys)
+    assert code == 1 and str(fault) in says
+    sample = suite("tiny_gqa").head(1).samples["id"].item()
+    assert where.startswith("suite tiny_gqa, cell ") and where.endswith(f"sample {sample}")
+
+
+def test_cells_that_fail_on_a_cluster_are_told_in_a_sentence(tmp_path, capsys, monkeypatch):
+    """The driver's gathering, with a cluster that only has the two calls that it makes."""
+    broken = torch.OutOfMemoryError("out of memory")
+    broken.add_note("suite tiny_gqa, cell {}, sample tiny_gqa/7")
+
+    def get(job):
+        if job == "bad":
+            raise broken
+
+    ray = SimpleNamespace(wait=lambda jobs: (jobs[:1], jobs[1:]), get=get)
+
+    def on_ray(plan, **how):
+        distributed._gather(ray, {"good": "one", "bad": "two"}, progress=False)
+
+    monkeypatch.setattr(command, "on_ray", on_ray)
+    code, (*_, says) = stopped([*ONE_CELL, "--ray"], tmp_path, capsys)
+    assert code == 1 and says.endswith(
+        "1 of 2 cells failed, the others are stored; first two: OutOfMemoryError: out of memory "
+        "(suite tiny_gqa, cell {}, sample tiny_gqa/7)"
+    )
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(tmp_path, monkeypatch):
+    def in_processes(plan, workers, **how):
+        raise RuntimeError("open pictures_once first")
+
+    monkeypatch.setattr(command, "in_processes", in_processes)
+    with pytest.raises(RuntimeError, match="open pictures_once first"):
+        command.main([*ONE_CELL, "--store", str(tmp_path)])
 
 
 def test_a_dry_run_says_what_is_there(loaded, tmp_path, capsys):

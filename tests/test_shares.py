@@ -11,6 +11,7 @@ from twins import BOTH, DOTS, STAR, ask, twin
 from qvid_utils import command, load, pruned, results, runner
 from qvid_utils.benchmarks import report, suite
 from qvid_utils.grid import Grid, layers_once, visual_counts
+from qvid_utils.models import config_of
 from qvid_utils.pruning import pictures_once
 from qvid_utils.records import Store
 from qvid_utils.runner import Cell, evaluate, grid
@@ -225,6 +226,51 @@ def test_a_run_goes_on_where_it_was(loaded, pictures, records, tmp_path):
     assert all(size for size in half.values())
 
 
+def never(*told):
+    raise AssertionError("a question was asked")
+
+
+@pytest.mark.parametrize(
+    "model_type, cell, says, note",
+    [
+        ("llava", Cell("qvid", share=50, before=("divprune", 4)), "keep=8: the prompt has 4",
+         "share=50 is of all 16 tokens of the prompt"),
+        ("llava", Cell("qvid", 12, before=("divprune", 4)), "keep=12: the prompt has 4", "cell {"),
+        ("qwen2_vl", Cell("qvid", 12, before=("divprune", 4)), "keep=12: the prompt has 4",
+         "cell {"),
+    ],
+)  # fmt: skip
+def test_a_cut_before_that_leaves_too_few_is_refused_before_a_run(
+    model_type, cell, says, note, monkeypatch
+):
+    monkeypatch.setattr(runner._Asker, "ask", never)
+    with pytest.raises(ValueError, match=f"method 'qvid' after the others: {says}") as left:
+        evaluate(twin(model_type), None, [suite("tiny_gqa")], [cell], limit=1)
+    assert left.value.__notes__[0].startswith(note)
+
+
+@pytest.mark.parametrize(
+    "model_type, cell",
+    [
+        ("llava", Cell("qvid", share=25, before=("divprune", 4))),  # 4 of 16, and 4 are left
+        ("llava", Cell("qvid", 12, before=("random", 4, {"layer": 3}))),  # its own cut comes first
+        ("llava", Cell("qvid", 20, before=("divprune", 24))),  # of prompts with two pictures
+        ("llava", Cell("v2drop", share=1, before=("divprune", 12))),  # left out with a warning
+        ("qwen2_vl", Cell("qvid", share=50, before=("divprune", 4))),  # of prompts with up to 8
+    ],
+)
+def test_a_cut_before_that_leaves_enough_is_not_refused(model_type, cell):
+    runner._check(twin(model_type), cell)
+
+
+def test_a_share_below_a_staged_methods_floor_is_named(loaded, pictures):
+    with pytest.warns(UserWarning, match=r"left out: share=1.5 \(% of a prompt's .*\): keep="):
+        found = evaluate(*loaded, [pictures.head(1)], [Cell("v2drop", share=1.5)])
+    assert found.empty
+    with pytest.warns(UserWarning, match="left out: keep=2: cuts at"):
+        evaluate(*loaded, [pictures.head(1)], [Cell("v2drop", 2)])
+
+
 def test_score_maps_keep_each_pictures_share(loaded, pictures):
     maps = runner.score_maps(*loaded, pictures.samples, [Cell("qvid", share=25.0)])
     kept = maps.groupby("sample")["kept"].agg(["size", "sum"])
@@ -358,7 +404,8 @@ def made_table() -> pd.DataFrame:
 
 def asked(*options: str) -> list[tuple]:
     chosen = command.parser().parse_args(["--methods", "qvid", "--no-full", *options])
-    return [(cell.keep, cell.share, cell.chosen.params["rank"]) for cell in command._cells(chosen)]
+    cells = command._cells(chosen, config_of("tiny/llava"))
+    return [(cell.keep, cell.share, cell.chosen.params["rank"]) for cell in cells]
 
 
 def test_the_command_takes_shares_beside_keeps():

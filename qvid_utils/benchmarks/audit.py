@@ -131,46 +131,62 @@ def printed_only(table: str) -> pd.DataFrame:
 def own_errors(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     """Accuracy of each cell with both errors: plain, over questions, and over pictures.
 
-    Columns: keep, benchmark (the suite), method, n, pictures, accuracy (%), plain and over_pictures
-    (points). Questions about one picture are not independent: the second is the one to use.
+    Columns: keep (and retention_pct where records have budgets as shares), benchmark (the suite),
+    method, n, pictures, accuracy (%), plain and over_pictures (points). Questions about one picture
+    are not independent: the second is the one to use.
     """
-    rows = []
+    rows, names = [], _budgets(records)
     for row in summary(records, suites).query("metric == 'accuracy'").itertuples():
         mine = records[(records["suite"] == row.benchmark) & (records["method"] == row.method)]
-        mine = mine if row.method == FULL else mine[mine["keep"] == row.keep]
+        for name in names if row.method != FULL else ():
+            value = getattr(row, name)
+            mine = mine[mine[name].isna() if pd.isna(value) else mine[name].eq(value).fillna(False)]
         rows.append({
-            "keep": row.keep, "benchmark": row.benchmark, "method": row.method, "n": row.n,
+            **{name: getattr(row, name) for name in names},
+            "benchmark": row.benchmark, "method": row.method, "n": row.n,
             "pictures": mine["picture"].nunique(), "accuracy": row.value,
             "plain": plain_error(mine["score"]), "over_pictures": row.stderr,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
+def _budgets(records: pd.DataFrame) -> list[str]:
+    """The columns that hold a cell's budget: a count or, where there are such, a share."""
+    return [name for name in ("keep", "retention_pct") if name in records]
+
+
 @counted()
 def leads(records: pd.DataFrame, suites: Sequence[Suite], method: str = "qvid") -> pd.DataFrame:
     """Avg of `method` minus Avg of every other cell of its budget, in % of the unpruned model.
 
-    records: of cells that budget and method name. keep, method, lead, stderr (over pictures, of the
-    difference: both answered the same questions), low and high (95 %), n. ValueError where a
-    budget has no cell of the method.
+    records: of cells that budget and method name. keep (and retention_pct where records have
+    budgets as shares), method, lead, stderr (over pictures, of the difference: both answered the
+    same questions), low and high (95 %), n. ValueError where a budget has no cell of the method.
     """
+    names = _budgets(records)
     cells = [
         (labels, part, value, pull)
         for labels, part, value, pull in shares(records, suites)
         if labels["method"] != FULL
     ]
-    own = {int(labels["keep"]): (value, pull) for labels, _, value, pull in cells
+
+    def budget(labels: dict) -> tuple:
+        return tuple(None if pd.isna(labels[name]) else labels[name] for name in names)
+
+    own = {budget(labels): (value, pull) for labels, _, value, pull in cells
            if labels["method"] == method}  # fmt: skip
     rows = []
     for labels, part, value, pull in cells:
-        keep = int(labels["keep"])
-        if keep not in own:
-            raise ValueError(f"leads needs records of {method!r} at keep={keep}")
+        at = dict(zip(names, budget(labels), strict=True))
+        if budget(labels) not in own:
+            told = ", ".join(f"{name}={value}" for name, value in at.items() if value is not None)
+            raise ValueError(f"leads needs records of {method!r} at {told}")
         if labels["method"] == method:
             continue
-        mine, its = own[keep]
+        mine, its = own[budget(labels)]
         lead, error = mine - value, error_of(its.sub(pull, fill_value=0.0))
-        rows.append({"keep": keep, "method": labels["method"], "lead": lead, "stderr": error,
+        rows.append({**at, "method": labels["method"], "lead": lead, "stderr": error,
                      "low": lead - 1.96 * error, "high": lead + 1.96 * error,
                      "n": len(part)})  # fmt: skip
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.astype({"keep": "Int64"}) if "retention_pct" in frame else frame

@@ -83,7 +83,8 @@ def _column(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 def _key(names: list[str], line: dict) -> tuple:
     cell = {name: "" if pd.isna(line[name]) else line[name] for name in names}
     if cell.get("method") == FULL:  # whose budget is the number of its tokens in some tables
-        cell.pop("keep", None), cell.pop("retention_pct", None)
+        cell.pop("keep", None)
+        cell.pop("retention_pct", None)
     elif cell.get("retention_pct"):
         cell["retention_pct"] = round(cell["retention_pct"], 1)  # as tables give it
     return tuple(cell.items())

@@ -16,6 +16,8 @@ from ..families import Unavailable
 from .published import BENCHMARKS, Benchmark, benchmark
 from .published.source import hub_error, patterns
 
+#: What to do where this machine has no network: `fetch` itself was asked.
+ELSEWHERE = "give it, with --to FOLDER, to a machine with a network, and bring FOLDER here"
 # Weights in one form are enough: safetensors, not the copies of other libraries.
 NOT_NEEDED = ["*.bin", "*.pth", "*.msgpack", "*.h5", "*.onnx", "original/*"]
 
@@ -36,7 +38,7 @@ def fetch(name: str, to: str | Path | None = None, revision: str | None = None) 
         wanted = _wanted(repo, kind, revision, only, never)
         folder = _download(repo, kind, revision, only, never, place)
     except Exception as cause:
-        error = hub_error(repo, cause)
+        error = hub_error(repo, cause, ELSEWHERE)
         raise error from (None if error is cause else cause)
     lost = [file for file in wanted if not (folder / file).is_file()]
     if lost:

@@ -37,16 +37,17 @@ def load_profile(profile: str, name: str = "", **options: Any) -> tuple:
     return load(name or PROFILE_MODELS[profile], **options)
 
 
-def same_share(keep: int, model) -> int:
+def same_share(keep: int, model: Any) -> int:
     """`keep` of the embedded model's 144 visual tokens as the same share of this model's picture.
 
-    16 stays 16 on the embedded model and is 64 of LLaVA-1.5's 576. Raises ValueError for a model
-    whose number of visual tokens depends on the picture.
+    model: or its config. 16 stays 16 on the embedded model and is 64 of LLaVA-1.5's 576. Raises
+    ValueError for a model whose number of visual tokens depends on the picture.
     """
-    tokens = getattr(model.config, "image_seq_length", None)
+    config = getattr(model, "config", model)
+    tokens = getattr(config, "image_seq_length", None)
     if tokens is None:
         raise ValueError(
-            f"model_type {model.config.model_type!r} has no fixed number of visual tokens: "
+            f"model_type {config.model_type!r} has no fixed number of visual tokens: "
             "give `keep` as a count for each picture"
         )
     return max(1, round(keep * tokens / EMBEDDED_TOKENS))

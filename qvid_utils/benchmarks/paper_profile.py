@@ -6,7 +6,8 @@ where there is a network.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from ..models import EMBEDDED, LoadError, load
 from ..paths import DATA
 from .base import Suite
 from .observation import PROFILE_MODELS
-from .published import benchmark, published, source
+from .published import BENCHMARKS, benchmark, published, source
 
 __all__ = [
-    "CHECKPOINT", "FILES", "SUITES", "described", "here", "name_of", "named",
-    "paper_setting", "place",
+    "CHECKPOINT", "FILES", "SUITES", "described", "here", "lacking_told", "name_of",
+    "named", "paper_setting", "place",
 ]  # fmt: skip
 
 CHECKPOINT = PROFILE_MODELS["paper"]
@@ -33,10 +34,19 @@ FILES = "QVID_FILES"  # environment: a folder that `fetch --to` filled
 def paper_setting(names: Sequence[str] = SUITES) -> tuple[nn.Module, Any, list[Suite]]:
     """Model, processor and suites of the papers. The questions are read first: they are the small
     part. Unavailable names all that is missing here, and why it could not be had."""
-    lacking = [name for name in (CHECKPOINT, *names) if not here(name)]
-    try:
+    with lacking_told(CHECKPOINT, names):
         suites = [published(name, place(name)) for name in names]
         return *load(place(CHECKPOINT) or CHECKPOINT), suites
+
+
+@contextmanager
+def lacking_told(checkpoint: str, names: Sequence[str]) -> Iterator[None]:
+    """In the block, what cannot be read because it is not here becomes one sentence: Unavailable
+    names all of the checkpoint and the published benchmarks that this machine lacks."""
+    asked = [name for name in names if name in BENCHMARKS]
+    lacking = [name for name in (checkpoint, *asked) if not here(name)]
+    try:
+        yield
     except (Unavailable, LoadError) as cause:
         if not lacking:
             raise

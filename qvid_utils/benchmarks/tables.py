@@ -12,10 +12,11 @@ import pandas as pd
 from .. import results
 from ..methods import method as find_method
 from ..results import AVERAGE, FULL, PAPER_MODELS, PARTS
-from ..schedules import Infeasible
+from ..schedules import Infeasible, count_at
 from .published import BENCHMARKS
 
-__all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "as_printed", "cells_of", "method_name"]
+__all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "as_printed", "cells_of", "method_name",
+           "printed_names"]  # fmt: skip
 
 #: Tables of answers, in the papers' order; all their cells are runs of `runner`.
 ANSWERS = ("1", "2a", "2b", "3a", "3b", "4", "5", "6", "7", "10", "11", "12", "13", "14", "15",
@@ -42,6 +43,8 @@ SVD_TABLE_1 = {
     "svd_prune": (192, 128, 64, 32, 16),
 }  # fmt: skip
 
+#: Visual tokens of a prompt, where prompts differ in them: a cut's layer does not depend on it.
+ANY_SIZE = 1000
 #: What names a cell of a table; keep is a count, or retention_pct a share of each picture's tokens.
 CELL = ["method", "keep", "retention_pct", "layer", "rank"]
 
@@ -86,37 +89,55 @@ def cells_of(table: str) -> pd.DataFrame:
 
 
 def as_printed(
-    records: pd.DataFrame, methods: Iterable[str], keeps: Iterable[int], config: Any
+    records: pd.DataFrame,
+    methods: Iterable[str],
+    keeps: Iterable[int],
+    config: Any,
+    shares: Iterable[float] = (),
 ) -> pd.DataFrame:
     """The records that fill a table: the full model, and each method as its source has it, with
     its own layer and rank, under the name that the table prints.
 
-    methods: the table's names; config: of the model that answered. A cell that was not measured, or
-    whose schedule has no such budget, is left out.
+    methods: the table's names; keeps: counts, shares: % of each prompt's visual tokens; config: of
+    the model that answered. A cell that was not measured, or whose schedule has no such budget, is
+    left out.
     """
+    budgets = [("keep", keep) for keep in keeps] + [("retention_pct", share) for share in shares]
+    budgets = [(column, value) for column, value in budgets if column in records]
     frames = [records[records["method"] == FULL]]
     there = set(records["method"]) - {FULL}
     for printed in dict.fromkeys(methods):
         name = method_name(printed, "")
         name = name if name in there else SAME_CHOICE.get(name, name)
-        for keep in keeps if name in there else ():
-            mine = records[(records["method"] == name) & (records["keep"] == keep)]
+        for column, value in budgets if name in there else ():
+            mine = records[(records["method"] == name) & _equal(records[column], value)]
             rank = find_method(name).params.get("rank")
             mine = mine[(mine["variant"] == "") & _equal(mine["rank"], rank)]
-            mine = mine[_equal(mine["layer"], _layer(name, keep, config))]
+            n_visual = config.image_seq_length if column == "keep" else ANY_SIZE
+            keep = value if column == "keep" else count_at(value, n_visual)
+            mine = mine[_equal(mine["layer"], _layer(name, keep, n_visual, config))]
             frames.append(mine.assign(method=printed))
     return pd.concat(frames, ignore_index=True)
+
+
+def printed_names(frame: pd.DataFrame, table: str, also: Iterable[str] = ()) -> pd.DataFrame:
+    """The rows or records of a table's methods, and those of `also`, under the printed names."""
+    rows = results.paper(table)
+    model, printed = rows["model"].iloc[0], list(rows["method"].unique())
+    called = {method_name(name, model): name for name in printed}
+    named = frame["method"].map(lambda name: called.get(name, name))
+    return frame.assign(method=named)[named.isin([FULL, *printed, *also])]
 
 
 def _equal(column: pd.Series, value: float | None) -> pd.Series:
     return column.isna() if value is None else column.eq(value).fillna(False).astype(bool)
 
 
-def _layer(name: str, keep: int, config: Any) -> int | None:
+def _layer(name: str, keep: int, n_visual: int, config: Any) -> int | None:
     """Where the method cuts once; None where it cuts more than once, or cannot."""
     depth = config.get_text_config().num_hidden_layers
     try:
-        cuts = find_method(name).schedule(keep, config.image_seq_length, depth)
+        cuts = find_method(name).schedule(keep, n_visual, depth)
     except Infeasible:
         return None
     layers = {cut.layer for cut in cuts}

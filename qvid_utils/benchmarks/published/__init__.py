@@ -1,7 +1,8 @@
 """The published benchmarks as suites: `published("pope")`, from the hub or from a local folder.
 
 `BENCHMARKS` is their table. Everything that can be known before inference is checked here: name,
-family, files, columns, every picture's header, empty answers, the judge, Java.
+family, files, columns, every picture's header, answers that are empty or that no reply can match,
+the judge, Java.
 """
 
 import difflib
@@ -16,7 +17,7 @@ from PIL import Image
 
 from ...families import FAMILIES
 from ..base import REQUIRED, Judge, Suite
-from . import source
+from . import gold, source
 from .entries import BENCHMARKS, IMAGE_FAMILIES, Benchmark
 from .scorers import PUBLISHED_SCORERS, caption_tools
 from .video import video_cell
@@ -53,8 +54,8 @@ def published(
     questions before any picture is read. judge: a language model, prompt -> reply, for benchmarks
     that have one. Pictures are held in memory. Raises ValueError for an unknown benchmark or
     family, a family that takes no video, a missing file or column, a picture that is missing or
-    broken, an empty answer, a missing judge; Unavailable for a missing extra, Java, the network
-    and a gated repository.
+    broken, an answer that is empty or that its question does not allow, half a pair, a missing
+    judge; Unavailable for a missing extra, Java, the network and a gated repository.
     """
     entry = benchmark(name)
     _may_ask(entry, family)
@@ -62,7 +63,8 @@ def published(
         caption_tools()
     if entry.judge.startswith("needed") and judge is None:
         raise ValueError(
-            f"{name} is read by a judge ({entry.judge}), and none is given: pass judge=, a "
+            f"{name} is read by a judge ({entry.judge}), and none is given: ask {name}_yes_no, "
+            f"which is read without one, or in Python pass one, published({name!r}, judge=...), a "
             "function from a prompt to a language model's reply"
         )
     root = source.hub_folder(entry, revision) if folder is None else Path(folder)
@@ -109,7 +111,7 @@ def _questions(entry: Benchmark, root: Path, post: str) -> pd.DataFrame:
         for number, doc in enumerate(source.read_rows(file, hidden)):
             if entry.keep is None or entry.keep(doc):
                 made = dict.fromkeys(("kind", "group", "picture"), "")
-                made |= {"split": split, "shown": None, "part": None}
+                made |= {"split": split} | dict.fromkeys(("shown", "part", *gold.COLUMNS))
                 made |= {"id": number if len(entry.splits) == 1 else f"{split}/{number}"}
                 made |= _row(entry, doc, post, file, number)
                 key = str(doc[entry.join[1]]) if alone and entry.join else ""
@@ -121,13 +123,17 @@ def _questions(entry: Benchmark, root: Path, post: str) -> pd.DataFrame:
     if frame["id"].duplicated().any() and len({row["file"] for row in rows}) > 1:
         # rows without a number of their own, over several files
         frame["id"] = [f"{entry.name}/{i}" for i in range(len(frame))]
+    gold.check(entry.name, frame)
+    if entry.metric == "mme_published":
+        gold.check_pairs(entry.name, frame)
     empty = frame[frame["answer"].str.strip() == ""]
     if len(empty):
         raise ValueError(
             f"{entry.name}: the answer of {empty['id'].iloc[0]!r} is empty ({empty['file'].iloc[0]}"
             f", row {empty['row'].iloc[0]}); a split with hidden answers cannot be scored here"
         )
-    return frame.assign(image=None)[[*REQUIRED, *(c for c in frame if c not in REQUIRED)]]
+    frame = frame.assign(image=None).drop(columns=gold.COLUMNS)
+    return frame[[*REQUIRED, *(c for c in frame if c not in REQUIRED)]]
 
 
 def _row(entry: Benchmark, doc: dict, post: str, file: Path, number: int) -> dict:

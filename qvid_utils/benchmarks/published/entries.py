@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .gold import YES_NO, among, choice, number, numbers
 from .reading import LETTERS, listed
 
 WORD = "\nAnswer the question using a single word or phrase."
@@ -31,10 +32,11 @@ class Benchmark:
 
     name: ours; stands_for: its column in the papers' tables, `tables` those it fills. hub, config,
     splits: where it lies. columns: what a file must have. row(file row, post) -> sample with
-    question, answer and what the scorer reads; "id" and "picture" where the file has them. metric:
-    key of `SCORERS`. new_tokens: room for an answer. size: questions when whole. join: pictures in
-    another configuration: (config, key here, key there). keep: rows that belong to it. judge: who
-    reads the answers, where the published metric needs someone. note: what differs from the source.
+    question, answer and what the scorer reads; "id" and "picture" where the file has them, and
+    `gold.COLUMNS` where only some answers can be right. metric: key of `SCORERS`. new_tokens: room
+    for an answer. size: questions when whole. join: pictures in another configuration: (config, key
+    here, key there). keep: rows that belong to it. judge: who reads the answers, where the
+    published metric needs someone. note: what differs from the source.
     """
 
     name: str
@@ -91,7 +93,7 @@ def _scienceqa(doc, post):
     context = f"Context: {doc['hint']}\n" if _text(doc["hint"]) else ""
     options = listed(doc["choices"])
     question = f"{context}{doc['question']}\n{_lettered(options)}{post}"
-    return {"question": question, "answer": LETTERS[int(doc["answer"])]}
+    return {"question": question} | choice(number(_text(doc["answer"])), numbers(options))
 
 
 def _textvqa(doc, post, ocr=False):
@@ -110,7 +112,9 @@ def _textvqa_ocr(doc, post):
 
 
 def _pope(doc, post):
-    return _asked(doc, post) | {
+    told = _asked(doc, post)
+    told |= among(told["answer"].strip().lower(), YES_NO)
+    return told | {
         "id": f"{doc['category']}/{doc['question_id']}",
         "split": doc["category"],
         "picture": _text(doc.get("image_source")),
@@ -120,7 +124,7 @@ def _pope(doc, post):
 def _mme(doc, post):
     question = _text(doc["question"]).strip().replace(" Please answer yes or no.", "")
     category, pair = _text(doc["category"]), _text(doc["question_id"])
-    return {
+    return among(_text(doc["answer"]).strip().lower().replace(".", ""), YES_NO) | {
         "question": question + post,
         "answer": _text(doc["answer"]),
         "split": category,
@@ -132,10 +136,11 @@ def _mmbench(doc, post):
     options = {x: text for x in LETTERS[:5] if (text := _text(doc.get(x)))}
     hint = f"{doc['hint']} " if _text(doc["hint"]) else ""
     listing = "\n".join(f"{x}. {option}" for x, option in options.items())
-    return {
+    answer = _text(doc["answer"]).strip()
+    return among(answer, list(options)) | {
         "id": doc["index"],
         "question": f"{hint}{doc['question']} There are several options:\n{listing}\n{post}",
-        "answer": _text(doc["answer"]),
+        "answer": answer,
         "kind": _text(doc.get("category")),
         # an option order turned by k has the index + k million
         "group": str(int(doc["index"]) % 1_000_000),
@@ -147,7 +152,7 @@ def _mmbench(doc, post):
 def _ai2d(doc, post):
     options = listed(doc["options"])
     question = f"{doc['question']}\n{_lettered(options)}{post}"
-    return {"question": question, "answer": LETTERS[int(doc["answer"])]}
+    return {"question": question} | choice(number(_text(doc["answer"])), numbers(options))
 
 
 def _chartqa(doc, post):
@@ -160,14 +165,16 @@ CHOICE = "Answer with the option's letter from the given choices directly."
 
 
 def _mmmu(doc, post):
-    choice = doc["question_type"] == "multiple-choice"
-    options = listed(doc["options"]) if choice else []
-    listing = f"{_lettered(options)}\n\n{post}" if choice else f"\n{OPEN}"
+    closed = doc["question_type"] == "multiple-choice"
+    options = listed(doc["options"]) if closed else []
+    listing = f"{_lettered(options)}\n\n{post}" if closed else f"\n{OPEN}"
     answers = listed(doc["answer"])
-    return {
+    answer = answers[0].strip() if answers else ""
+    told = among(answer, LETTERS[: len(options)]) if closed else {}
+    return told | {
         "id": doc["id"],
         "question": f"{doc['question']}\n{listing}",
-        "answer": answers[0] if answers else "",
+        "answer": answer,
         "kind": doc["question_type"],
         "options": options,
         "answers": answers,
@@ -199,16 +206,19 @@ def _ocrbench(doc, post):
 def _seedbench(doc, post):
     options = [doc[f"choice_{x}"] for x in "abcd"]
     question = f"{doc['question']}\n{_lettered(options)}{post}"
-    return {"id": doc["question_id"], "question": question, "answer": doc["answer"]}
+    answer = _text(doc["answer"]).strip()
+    told = {"id": doc["question_id"], "question": question, "answer": answer}
+    return told | among(answer.upper(), LETTERS[: len(options)])
 
 
 def _hallusion(doc, post):
     kind, figure = _text(doc["category"]), _text(doc["figure_id"])
     group = "_".join(_text(doc[key]) for key in ("category", "subcategory", "set_id"))
-    return {
+    truth = number(_text(doc["gt_answer"]))
+    return among(truth, ("0", "1")) | {
         "id": f"{group}_{figure}_{doc['question_id']}",
         "question": _text(doc["question"]) + post,
-        "answer": "yes" if _text(doc["gt_answer"]) == "1" else "no",
+        "answer": {"1": "yes", "0": "no"}.get(truth, ""),
         "kind": kind,
         "group": group,
         "asked": doc["question"],
@@ -232,10 +242,8 @@ def _caption(doc, post):
 def _mvbench(doc, post):
     options = listed(doc["candidates"])
     listing = "".join(f"({x}) {option}\n" for x, option in zip(LETTERS, options, strict=False))
-    place = options.index(doc["answer"]) if doc["answer"] in options else None
-    return {
+    return choice(_text(doc["answer"]), options) | {
         "question": f"Question:{doc['question']}\nOption:\n{listing}{post}",
-        "answer": "" if place is None else LETTERS[place],
         "picture": doc["video"],
         "part": _part(doc.get("start"), doc.get("end")),
     }
@@ -255,11 +263,12 @@ def _videomme(doc, post):
         "Select the best answer to the following multiple-choice question based on the video and "
         "the subtitles. Respond with only the letter (A, B, C, or D) of the correct option."
     )
-    options = "\n".join(listed(doc["options"]))
-    return {
+    options, answer = listed(doc["options"]), _text(doc["answer"]).strip()
+    listing = "\n".join(options)
+    return among(answer, "ABCD"[: len(options)]) | {
         "id": doc["question_id"],
-        "question": f"{head}\n{doc['question']}\n{options}\n{post}",
-        "answer": doc["answer"],
+        "question": f"{head}\n{doc['question']}\n{listing}\n{post}",
+        "answer": answer,
         "split": doc["duration"],
         "picture": doc["videoID"],
     }

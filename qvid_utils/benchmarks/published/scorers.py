@@ -5,7 +5,7 @@ are in percent, MME's in points, CIDEr's as its code gives them (1.087 is a prin
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -231,10 +231,18 @@ def _caption(prediction: str, row: Any, judge: Judge | None) -> float:
     return float("nan")  # CIDEr weighs words by the whole set: one caption alone has none
 
 
+def captions(texts: Iterable[Sequence[str]]) -> dict[int, list[dict[str, str]]]:
+    """The captions of each picture as the tokenizer takes them, one line each.
+
+    It writes them below each other and reads as many lines back: any other line break in a caption
+    (a carriage return, a vertical tab, U+2028) would move all that follow to another picture.
+    """
+    return {i: [{"caption": " ".join(text.split())} for text in own] for i, own in enumerate(texts)}
+
+
 def _cider(records: pd.DataFrame, hits: np.ndarray) -> Metrics:
     tokenizer, scorer = caption_tools()
-    said = {i: [{"caption": text}] for i, text in enumerate(records["prediction"])}
-    true = {i: [{"caption": text} for text in each] for i, each in enumerate(records["answers"])}
+    said, true = captions([text] for text in records["prediction"]), captions(records["answers"])
     _, each = scorer().compute_score(tokenizer().tokenize(true), tokenizer().tokenize(said))
     return {"CIDEr": [Ratio(1, np.asarray(each, float), np.ones(len(each)))]}
 

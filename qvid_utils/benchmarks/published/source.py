@@ -13,6 +13,12 @@ from typing import Any
 from ...families import Unavailable
 from .entries import Benchmark
 
+#: Where a download fails for want of a network: what each way of asking takes instead.
+ELSEWHERE = (
+    "run `python -m qvid_utils.benchmarks fetch {name} --to FOLDER` where there is a network, "
+    "bring FOLDER here, and set QVID_FILES=FOLDER in the environment of the command (ten_minutes "
+    "also takes `--data FOLDER/{name}`; in Python, `published('{name}', 'FOLDER/{name}')`)"
+)
 FORMATS = ("parquet", "json", "jsonl")
 
 
@@ -33,12 +39,15 @@ def hub_folder(entry: Benchmark, revision: str | None = None) -> Path:
             entry.hub, repo_type="dataset", revision=revision, allow_patterns=patterns(entry)
         )
     except Exception as cause:
-        raise hub_error(entry.hub, cause) from cause
+        raise hub_error(entry.hub, cause, ELSEWHERE.format(name=entry.name)) from cause
     return Path(found)
 
 
-def hub_error(repo: str, cause: Exception) -> Exception:
-    """What a failed download means, as one sentence: `Unavailable`, or the cause itself."""
+def hub_error(repo: str, cause: Exception, advice: str) -> Exception:
+    """What a failed download means, as one sentence: `Unavailable`, or the cause itself.
+
+    advice: what to do where there is no network.
+    """
     from huggingface_hub import errors
 
     if isinstance(cause, errors.GatedRepoError):
@@ -56,11 +65,7 @@ def hub_error(repo: str, cause: Exception) -> Exception:
         isinstance(cause, OSError) and cause.filename is None and cause.errno is None
     ):
         # no connection, or told to do without; an error of the disk has a number
-        says = (
-            f"{repo} is not in the cache, and the hub cannot be reached from here: run `python -m "
-            "qvid_utils.benchmarks fetch NAME --to FOLDER` where there is a network, and name the "
-            "folder here (`folder=` in code, `--data`, or QVID_FILES in the environment)"
-        )
+        says = f"{repo} is not in the cache, and the hub cannot be reached from here: {advice}"
     else:
         return cause
     return Unavailable(says)
