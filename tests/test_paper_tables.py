@@ -32,7 +32,11 @@ def files(tmp_path, monkeypatch):
     (asked,) = samples.ROWS["textvqa"]
     other = {"question_id": 8, "image": samples.picture(8), "answers": ["brand"] * 8 + ["star"] * 2}
     for name in (*paper_profile.SUITES, *MORE):
-        rows = [asked, asked | other] if name.startswith("textvqa") else None
+        rows = [asked, asked | other] if name.startswith("textvqa") else samples.ROWS[name]
+        if name == "gqa":  # several pictures, so that there is something to resample
+            rows = [row | {"imageId": f"n{i}"} for i, row in enumerate(rows, 1)]
+        else:
+            rows = [row | {"image": samples.picture(i)} for i, row in enumerate(rows)]
         samples.write(name, tmp_path / "files" / name, rows)
     shutil.copytree(TINY, tmp_path / "files" / LLAVA.replace("/", "--"))
     suite.cache_clear()
