@@ -9,7 +9,7 @@ from .. import results
 from .audit import printed_only
 from .published import BENCHMARKS
 from .report import beside, columns_side_by_side
-from .stored import MEASURED, is_stored, rows_of, stored, suite_of
+from .stored import is_stored, rows_of, stored, suite_of
 from .tables import printed_names
 from .tiny import TINY
 
@@ -23,13 +23,14 @@ SIDES = ("paper", "measured", "difference", "paper_pct_of_full", "measured_pct_o
 
 
 def filled(
-    profile: str, table: str, *, also: Sequence[str] = (), folder: Path = MEASURED
+    profile: str, table: str, *, also: Sequence[str] = (), folder: Path | None = None
 ) -> pd.DataFrame:
     """The table beside the profile's stored run (`report.beside`, `results.beside_paper`): paper |
     measured | difference for the paper's own model and benchmarks, else both in % of the unpruned
     model. Where no run is stored, what is printed alone (`audit.printed_only`).
 
-    also: methods that the table does not print, such as "random"; folder: of the stored runs.
+    also: methods that the table does not print, such as "random"; folder: of the stored runs
+    (None: data/measured).
     """
     if not is_stored(profile, table, folder):
         return printed_only(table)
@@ -61,4 +62,5 @@ def to_read(table: pd.DataFrame, errors: bool = False) -> pd.DataFrame:
     several = full.groupby("benchmark")["metric"].nunique().max() > 1
     columns = ["benchmark", "metric"] if several else "benchmark"
     values = sides[0] if len(sides) == 1 else sides
-    return table.pivot_table(values, [budget, "method"], columns, sort=False)
+    digits = 1 if "paper_pct_of_full" in table else 3  # CIDEr is about 1
+    return table.pivot_table(values, [budget, "method"], columns, sort=False).round(digits)

@@ -61,18 +61,18 @@ def table_run(profile: str, table: str) -> str:
     return f"table_{table}" if profile == "paper" else EMBEDDED_RUNS.get(table, "")
 
 
-def is_stored(profile: str, table: str, folder: Path = MEASURED) -> bool:
-    """Whether there is a stored run that fills a table."""
+def is_stored(profile: str, table: str, folder: Path | None = None) -> bool:
+    """Whether there is a stored run that fills a table, in a folder (None: data/measured)."""
     name = table_run(profile, table)
-    return bool(name) and (folder / f"{profile}_{name}.csv").exists()
+    return bool(name) and ((folder or MEASURED) / f"{profile}_{name}.csv").exists()
 
 
-def rows_of(profile: str, table: str, folder: Path = MEASURED) -> pd.DataFrame:
+def rows_of(profile: str, table: str, folder: Path | None = None) -> pd.DataFrame:
     """The rows of results of the run that fills a table."""
-    return read(folder / f"{profile}_{table_run(profile, table)}.csv")
+    return read((folder or MEASURED) / f"{profile}_{table_run(profile, table)}.csv")
 
 
-def asked_in(profile: str, tables: Sequence[str], folder: Path = MEASURED) -> dict[str, int]:
+def asked_in(profile: str, tables: Sequence[str], folder: Path | None = None) -> dict[str, int]:
     """Suite -> how many questions of it the stored runs of these tables hold."""
     frames = [rows_of(profile, t, folder) for t in tables if is_stored(profile, t, folder)]
     return {
@@ -81,7 +81,7 @@ def asked_in(profile: str, tables: Sequence[str], folder: Path = MEASURED) -> di
 
 
 def stored(
-    profile: str, folder: Path = MEASURED, model: str = "llava", *, table: str | None = None
+    profile: str, folder: Path | None = None, model: str = "llava", *, table: str | None = None
 ) -> pd.DataFrame:
     """The records of the stored run of a profile's model, as `evaluate` gave them; those of suites
     whose answers have no score of their own (captions) are left out. table: the run that fills that
@@ -90,6 +90,7 @@ def stored(
     Raises ValueError where there is no such run, or where it answered other questions.
     """
     name = f"{profile}_{model if table is None else table_run(profile, table)}"
+    folder = folder or MEASURED
     path = folder / f"{name}_answers.parquet"
     if not path.exists():
         option = f" --table {table}" if table and profile == "paper" else ""
