@@ -6,7 +6,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .benchmarks.base import error_of
-from .results import paired_bootstrap
+from .benchmarks.statistics import paired_difference
 
 __all__ = ["ALL", "by_method", "in_common", "leads"]
 
@@ -50,16 +50,9 @@ def leads(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.Data
         if own.empty:
             raise ValueError(f"no answers of {method!r} at {share} % of {suite}: ask it as well")
         for other, theirs in part[part["method"] != method].groupby("method", sort=False):
-            score = theirs.set_index("sample")["score"].loc[own.index]
-            found = paired_bootstrap(
-                100 * own["score"], 100 * score, groups=own["picture"], seed=seed
-            )
-            rows.append(
-                {"suite": suite, "share": share, "method": other}
-                | dict(zip(("difference", "low", "high"), found, strict=True))
-                | {"n": len(own), "clips": own["picture"].nunique()}
-            )
-    return pd.DataFrame(rows)
+            found = paired_difference(own, theirs.set_index("sample"), seed)
+            rows.append({"suite": suite, "share": share, "method": other} | found)
+    return pd.DataFrame(rows).rename(columns={"pictures": "clips"})
 
 
 def in_common(shown: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:

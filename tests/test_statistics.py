@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from qvid_utils import results
-from qvid_utils.benchmarks.statistics import compare, mcnemar, plain_error
+from qvid_utils.benchmarks.statistics import compare, mcnemar, paired_difference, plain_error
 
 
 def test_the_plain_error_of_yes_and_no_is_the_binomial_one():
@@ -111,3 +111,18 @@ def test_a_comparison_refuses_what_does_not_pair():
         compare(frame.iloc[1:], {"method": "full"}, {"method": "qvid"})
     with pytest.raises(ValueError, match="names several cells"):
         compare(frame, {"keep": 16}, {"method": "full"})
+
+
+def test_a_paired_difference_by_hand():
+    """Pictures x (a, b) and y (c): differences 1, 0, 1, mean 2/3; a draw of x alone has 1/2, of y
+    alone 1. What only the other was asked does not count."""
+    ours = pd.DataFrame({"score": [1.0, 0, 1], "picture": list("xxy")}, index=list("abc"))
+    theirs = pd.DataFrame({"score": [1.0, 0, 0, 0], "picture": list("yxxz")}, index=list("dbac"))
+    found = paired_difference(ours, theirs)
+    assert found == {"difference": pytest.approx(200 / 3), "low": 50, "high": 100, "n": 3,
+                     "pictures": 2}  # fmt: skip
+    assert paired_difference(theirs.loc[list("cba")], ours)["difference"] == (
+        pytest.approx(-200 / 3)
+    )
+    with pytest.raises(KeyError):
+        paired_difference(theirs, ours)

@@ -14,6 +14,7 @@ from ..methods import method as find_method
 from ..results import AVERAGE, FULL
 from .base import SCORERS, Metrics, Scorer, Suite, error_of, metrics, pull_of, value_of
 from .failures import counted, scored
+from .statistics import paired_difference
 
 __all__ = [
     "CELL", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
@@ -369,15 +370,7 @@ def differences(
             )
             raise ValueError(f"differences needs one cell of {method!r} at {named}")
         for labels, other in _cells(part[~mine]):
-            theirs = other.set_index("sample")["score"].loc[ours.index]
-            found = results.paired_bootstrap(
-                100 * ours["score"], 100 * theirs, groups=ours["picture"], seed=seed
-            )
-            rows.append(
-                labels
-                | dict(zip(("difference", "low", "high"), found, strict=True))
-                | {"n": len(ours), "pictures": ours["picture"].nunique()}
-            )
+            rows.append(labels | paired_difference(ours, other.set_index("sample"), seed))
     return pd.DataFrame(rows)
 
 

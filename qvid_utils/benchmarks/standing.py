@@ -16,6 +16,7 @@ from ..methods import METHODS
 from ..results import AVERAGE, FULL
 from .base import Suite
 from .report import differences, normalised
+from .statistics import paired_difference
 
 __all__ = ["gains", "paper_order", "ranks", "standings"]
 
@@ -158,14 +159,12 @@ def paper_order(
             gap = (a - b)[AVERAGE] if AVERAGE in values else (a - b).dropna().mean()
             first, second = pair if gap >= 0 else pair[::-1]
             x, y = ours[first], ours[second]
-            found = results.paired_bootstrap(
-                100 * x["score"], 100 * y["score"], groups=x["picture"], seed=seed
-            )
-            clear = gap != 0 and (found[1] > 0 or found[2] < 0)
-            way = "same way" if found[0] > 0 else "other way"
+            found = paired_difference(x, y, seed)
+            clear = gap != 0 and (found["low"] > 0 or found["high"] < 0)
+            way = "same way" if found["difference"] > 0 else "other way"
             rows.append({
                 "keep": keep, "ahead": first, "behind": second, "paper": abs(gap),
-                **dict(zip(("difference", "low", "high"), found, strict=True)),
+                **{name: found[name] for name in ("difference", "low", "high")},
                 "here": way if clear else "no difference",
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -60,6 +60,19 @@ def mcnemar(a: Sequence[float], b: Sequence[float]) -> McNemar:
     return McNemar(int((x * y).sum()), only_a, only_b, int(((1 - x) * (1 - y)).sum()), float(p))
 
 
+def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """Mean score in one cell minus that in another on the same questions, in points.
+
+    ours, theirs: records by sample, with `score` and `picture`; of theirs those that are in ours
+    count. difference, low and high (95 %, bootstrap over pictures), n, pictures. KeyError for a
+    question that only ours was asked.
+    """
+    a, b, groups = 100 * ours["score"], 100 * theirs["score"].loc[ours.index], ours["picture"]
+    difference, low, high = paired_bootstrap(a, b, groups=groups.to_numpy(), seed=seed)
+    return {"difference": difference, "low": low, "high": high, "n": len(ours),
+            "pictures": groups.nunique()}  # fmt: skip
+
+
 def compare(records: pd.DataFrame, a: Mapping, b: Mapping, seed: int = 0) -> pd.DataFrame:
     """Two cells of a run on every suite: difference of mean scores, its interval, McNemar's p.
 
@@ -74,12 +87,10 @@ def compare(records: pd.DataFrame, a: Mapping, b: Mapping, seed: int = 0) -> pd.
         x, y = (side[side["suite"] == suite].set_index("sample").sort_index() for side in sides)
         if not len(x) or not x.index.equals(y.index) or not x.index.is_unique:
             raise ValueError(f"{dict(a)} and {dict(b)} were not asked the same of {suite}")
-        whole = paired_bootstrap(
-            100 * x["score"], 100 * y["score"], groups=x["picture"].to_numpy(), seed=seed
-        )
+        found = paired_difference(x, y, seed)
         row = {"suite": suite, "n": len(x)}
         row |= {"a": 100 * x["score"].mean(), "b": 100 * y["score"].mean()}
-        row |= dict(zip(("difference", "low", "high"), whole, strict=True))
+        row |= {name: found[name] for name in ("difference", "low", "high")}
         exact = np.isin([x["score"], y["score"]], (0, 1)).all()
         test = mcnemar(x["score"], y["score"]) if exact else None
         row |= {k: getattr(test, k) if test else None for k in ("only_a", "only_b", "p")}
