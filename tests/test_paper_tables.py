@@ -249,3 +249,58 @@ def test_a_table_without_a_run_shows_what_is_printed():
     assert stored.table_run("tiny", "10") == "" and not runner.is_stored("tiny", "10")
     shown = runner.to_read(alone)
     assert shown.loc[(64, "qvid"), "ChartQA"] == 16.6
+
+
+def result(method, keep, benchmark, metric, value, **more):
+    """One row of results of LLaVA-1.5-7B."""
+    return {"table": "paper_table_13", "model": LLAVA, "method": method, "keep": keep,
+            "benchmark": benchmark, "metric": metric, "value": value, "unit": "%", "n": 951,
+            "device": "cuda", "dtype": "float16", "seed": 0, "source": "measured",
+            **more}  # fmt: skip
+
+
+def test_tables_by_metric_come_from_the_rows_of_results(tmp_path):
+    rows = [
+        result("full", 576, "hallusionbench_yes_no", "aAcc", 47.0),
+        result("qvid", 64, "hallusionbench_yes_no", "aAcc", 46.0, layer=3, rank=16),
+        result("full", 576, "coco2014_cap_val", "CIDEr", 1.1, unit="1"),
+        result("qvid", 64, "coco2014_cap_val", "CIDEr", 0.8, unit="1", layer=3, rank=16),
+        result("random", 64, "coco2014_cap_val", "CIDEr", 0.5, unit="1", layer=3),
+    ]
+    results.write(results.tidy(pd.DataFrame(rows)), tmp_path / "paper_table_13.csv")
+    table = runner.filled("paper", "13", folder=tmp_path)
+    assert "random" not in set(table["method"])
+    qvid = table[(table["method"] == "qvid") & (table["keep_measured"] == 64)].set_index("metric")
+    assert qvid["measured"].to_dict() == {"aAcc": 46.0, "CIDEr": 0.8}
+    assert qvid["difference"].to_dict() == pytest.approx({"aAcc": 46 - 47.8, "CIDEr": 0.8 - 0.782})
+    assert qvid.loc["aAcc", "suite"] == "hallusionbench_yes_no"  # not the published reading
+    shown = runner.to_read(table)
+    assert shown.loc[(100.0, "full"), ("measured", "COCO", "CIDEr")] == 1.1
+    assert runner.asked_in("paper", ["10", "13"], tmp_path) == {
+        "hallusionbench_yes_no": 951, "coco2014_cap_val": 951,
+    }  # fmt: skip
+
+
+def test_a_table_in_shares_meets_its_own_methods(tmp_path, monkeypatch):
+    monkeypatch.setenv(paper_profile.FILES, str(tmp_path))
+    (row,) = samples.ROWS["mmmu_pro_standard"]
+    rows = [row | {"id": f"test_Art_{i}", "image_1": samples.picture(i)} for i in (1, 2)]
+    samples.write("mmmu_pro_standard", tmp_path / "mmmu_pro_standard", rows)
+    suite.cache_clear()
+    one = suite("mmmu_pro_standard", "qwen2_vl")
+    full = records_of(one, ["J", "J"]).assign(retention_pct=None, mean_tokens=300.0)
+    cut = full.assign(method="v2drop_qwen2_vl", retention_pct=33.3, prediction=["J", "A"],
+                      mean_tokens=100.0)  # fmt: skip
+    chance = cut.assign(method="random")
+    records = pd.concat([full, cut, chance], ignore_index=True).astype({"retention_pct": "float64"})
+    qwen = "Qwen/Qwen2-VL-7B-Instruct"
+    stored.store(records, [one], tmp_path, "paper_table_11", model=qwen, dtype="bfloat16")
+    table = runner.filled("paper", "11", folder=tmp_path)
+    named = table[table["benchmark"] == "MMMU-Pro"].set_index(["method", "budget_pct"])
+    assert named.loc[("v2drop", 33.3), "measured"] == 50 and ("v2drop_qwen2_vl", 33.3) not in named
+    printed = named.loc[("v2drop", 33.3), "paper"]
+    assert named.loc[("v2drop", 33.3), "difference"] == pytest.approx(50 - printed)
+    assert "random" not in set(table["method"])
+    also = runner.filled("paper", "11", also=["random"], folder=tmp_path)
+    assert "random" in set(also["method"])
+    suite.cache_clear()
