@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Kept", "best", "by_picture", "check_scores", "shares", "top_k", "top_k_by_picture"]
+__all__ = ["Kept", "best", "by_picture", "check_scores", "shares", "top_k", "top_k_by_picture",
+           "top_k_in_pictures"]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,19 @@ def by_picture(
     plain = any(who is None for who in stand)
     contents = None if rows is None else torch.cat(contents)[order]
     return index[order], contents, None if plain else torch.cat(stand)[order]
+
+
+def top_k_in_pictures(scores: Tensor, keep: int, frames: Tensor) -> Kept:
+    """As `top_k`, but a token that shows no place (frames -1: a class token, a line break) is kept
+    only where all others are.
+
+    scores (N_v,), frames (N_v,) → Kept with index (keep,) ascending. Errors as in `top_k`.
+    """
+    check_scores(scores, keep)
+    shown, rest = (frames >= 0).nonzero()[:, 0], (frames < 0).nonzero()[:, 0]
+    chosen = shown[best(scores[shown], min(keep, len(shown)))]
+    more = rest[best(scores[rest], keep - len(chosen))] if keep > len(chosen) else rest[:0]
+    return Kept(torch.cat([chosen, more]).sort().values)
 
 
 def top_k_by_picture(scores: Tensor, keep: int, frames: Tensor) -> Kept:

@@ -6,7 +6,7 @@ import pytest
 
 from qvid_utils.benchmarks import video_suite
 from qvid_utils.benchmarks.published.video import frames
-from qvid_utils.tiny import clip_suites, clips, onevision
+from qvid_utils.tiny import clip_suites, clips, first_frame, onevision
 from qvid_utils.tiny.clips import Actor
 
 
@@ -147,7 +147,10 @@ def test_every_word_is_in_the_vocabulary_of_the_video_model():
 
 # ---------------------------------------------------------------------------------- stored suites
 def test_the_stored_video_suites_are_what_the_seed_builds():
+    odds = clip_suites.read_first_frame()
     for name, frame in clip_suites.build().items():
+        told = frame.pop("first_frame")
+        assert np.allclose(told, odds[frame["id"]], atol=1e-6)
         stored = video_suite(name).samples
         pd.testing.assert_frame_equal(
             frame.drop(columns="image"), stored.drop(columns="image"), check_dtype=False
@@ -165,6 +168,35 @@ def test_no_answer_is_given_away_by_its_place(name):
     for _, part in samples.groupby("kind"):
         options = part["question"].str.count(r"\b[A-D]\. ")
         assert part["answer"].value_counts(normalize=True).max() < 1 / options.mean() + 0.12
+
+
+def test_what_the_first_frame_rules_out():
+    """A star on its way right, a T that is not there yet, a ring that goes."""
+    clip = (
+        Actor("star", "moves", "right", ((0, 0), (0, 1), (0, 2), (0, 3)), ("red",) * 4),
+        Actor("T", "appears", "", (None, (2, 2), (2, 2), (2, 2)), ("blue",) * 4),
+        Actor("ring", "vanishes", "", ((3, 3), (3, 3), None, None), ("green",) * 4),
+    )
+    asked = {  # kind, question, what the first frame leaves
+        ("flash", "What flashes? A. star B. K C. T D. ring Answer with"): "BC",
+        ("order", "What vanishes first? A. ring B. T C. K Answer with"): "A",
+        ("letter", "Which letter appears first? A. T B. K C. H Answer with"): "ABC",
+        (
+            "colour",
+            "What color does the star become? A. red B. blue C. white D. cyan Answer",
+        ): "BCD",
+        ("action", "What does the star do? A. moves B. appears C. flashes D. changes Answer"): "AD",
+        ("action", "What does the letter T do? A. moves B. appears C. vanishes D. flashes"): "BD",
+        ("direction", "Which direction does the star move? A. left B. right C. up D. down"): "BD",
+        ("count", "How many things move? A. zero B. one C. two D. three Answer with"): "ABCD",
+    }
+    for (kind, text), left in asked.items():
+        assert "".join(first_frame.possible(kind, text, clip)) == left, text
+    assert (
+        first_frame.odds("action", "What does the star do? A. moves B. changes", "A", clip) == 0.5
+    )
+    # a frame that rules out everything rules out nothing
+    assert first_frame.possible("flash", "What flashes? A. star B. ring", clip) == ["A", "B"]
 
 
 def test_the_lengths_of_tiny_videomme():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qvid_utils.selection import Kept, top_k
+from qvid_utils.selection import Kept, top_k, top_k_in_pictures
 
 
 def test_by_hand():
@@ -62,3 +62,11 @@ def test_kept_refuses_what_does_not_fit():
         Kept(torch.zeros(3))
     with pytest.raises(ValueError, match="2 rows for 3 kept tokens"):
         Kept(torch.arange(3), torch.zeros(2, 8))
+
+
+def test_top_k_in_pictures_keeps_what_shows_no_place_last():
+    scores = torch.tensor([9.0, 1.0, 3.0, 8.0, 2.0])
+    frames = torch.tensor([-1, 0, 0, -1, 1])
+    assert top_k_in_pictures(scores, 2, frames).index.tolist() == [2, 4]
+    assert top_k_in_pictures(scores, 4, frames).index.tolist() == [0, 1, 2, 4]
+    assert top_k_in_pictures(scores, 5, frames).index.tolist() == [0, 1, 2, 3, 4]

@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 
 from ..paths import DATA
-from . import clips, suites
+from . import clips, first_frame, suites
 
 VIDEOS = DATA / "tiny" / "videos"
 
-EVALUATION = 10  # the stream of random numbers that no training stage draws from
+# The stream of random numbers that no training stage draws from. (`tiny_hallusion`'s first picture
+# begins with the same numbers, in another world.)
+EVALUATION = 10
+FIRST_FRAME = "first_frame.csv"  # beside the suites
 LENGTHS = {"short": 4, "medium": 8, "long": 16}
 MVBENCH = ("direction", "order", "count", "action", "letter", "colour")
 VIDEOMME = ("flash", "direction", "action", "colour", "order", "flash")
@@ -52,6 +55,7 @@ def _ask(rng: np.random.Generator, wanted: dict[str, int], frames: int, name: st
                 "kind": question.kind,
                 "split": question.kind,
                 "group": "",
+                "clip": clip,
             }
             for question in asked
         ]
@@ -59,7 +63,8 @@ def _ask(rng: np.random.Generator, wanted: dict[str, int], frames: int, name: st
 
 
 def build(seed: int = 0) -> dict[str, pd.DataFrame]:
-    """Both suites; answers of a type are as the world draws them, options in random order."""
+    """Both suites; answers of a type are as the world draws them, options in random order. With a
+    column first_frame: `first_frame.odds` of each question."""
     rng = np.random.default_rng([seed, EVALUATION])
     rows = {"tiny_mvbench": _ask(rng, dict.fromkeys(MVBENCH, EACH), 8, "m")}
     rows["tiny_videomme"] = []
@@ -69,11 +74,23 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
     for length, frames in LENGTHS.items():
         found = _ask(rng, wanted, frames, length[0])
         rows["tiny_videomme"] += [{**row, "split": length} for row in found]
+    for row in (row for found in rows.values() for row in found):
+        row["first_frame"] = first_frame.odds(row["kind"], row["question"], row["answer"],
+                                              row.pop("clip"))  # fmt: skip
     return suites.numbered(rows)
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    suites.store(build(seed), folder, "clips")
+    made = build(seed)
+    odds = pd.concat([frame[["id", "first_frame"]] for frame in made.values()])
+    frames = {name: frame.drop(columns="first_frame") for name, frame in made.items()}
+    suites.store(frames, folder, "clips")
+    odds.to_csv(folder / FIRST_FRAME, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def read_first_frame() -> pd.Series:
+    """What `first_frame.odds` says of each question of both suites, by id."""
+    return pd.read_csv(VIDEOS / FIRST_FRAME, index_col="id")["first_frame"]
 
 
 if __name__ == "__main__":
