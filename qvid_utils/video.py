@@ -31,7 +31,7 @@ from .benchmarks.observation import prompts
 from .benchmarks.paper_profile import here, place
 from .benchmarks.published import published
 from .benchmarks.published.video import frames
-from .families import FAMILIES, Unavailable, family_of
+from .families import Unavailable, family_of, takes_videos
 from .families.layout import frames_of
 from .grid import visual_counts
 from .methods import METHODS, Method
@@ -97,14 +97,6 @@ def _paper(checkpoint: str, family: str) -> tuple[nn.Module, Any, list[Suite]]:
         )
     suites = [published(name, place(name), family=family) for name in PUBLISHED]
     return *load(place(checkpoint) or checkpoint), suites
-
-
-def takes_videos(model: nn.Module) -> None:
-    """ValueError, with the families that do, for a model of a family without videos."""
-    family = family_of(model)
-    able = [f.name for f in FAMILIES.values() if hasattr(f.tiny(), "video_token_id")]
-    if not hasattr(model.config, "video_token_id"):
-        raise ValueError(f"{family.name} takes no videos; those that do: {', '.join(able)}")
 
 
 # ------------------------------------------------------------------------------ suites and budgets
