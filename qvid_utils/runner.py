@@ -56,6 +56,7 @@ from .cells import (
 from .families import family_of, takes_videos
 from .grid import Answer, Grid, layers_once, visual_counts
 from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
+from .linalg import kernel
 from .models import load
 from .paths import PROFILES
 from .pruning import observed, pictures_once, pruned
@@ -128,6 +129,7 @@ def evaluate(
         raise ValueError(f"on_error={on_error!r}: it must be one of {', '.join(ON_ERROR)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: give 1 or more samples at a time")
+    kernel()  # another name in QVID_KERNEL is an error now, not at the first score
     for cell in cells:
         _check(model, cell)
     _check_media(model, suites)
