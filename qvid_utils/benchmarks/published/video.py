@@ -152,7 +152,7 @@ def _count(film: Any) -> int:
     """Frames of a film's first picture track, without decoding. ValueError for a cut-off film.
 
     The length is of all tracks, in microseconds as the file states its own: sound may outlast the
-    pictures. Two frames may be missing: not every packet says how long it lasts.
+    pictures.
     """
     count, starts, ends = 0, [], []
     shown = film.streams.video[0]
@@ -164,8 +164,7 @@ def _count(film: Any) -> int:
             starts.append(1e6 * packet.pts * packet.time_base)
             ends.append(starts[-1] + 1e6 * (packet.duration or 0) * packet.time_base)
     read = max(ends, default=0) - min(starts, default=0)
-    slack = 2e6 / float(shown.average_rate) if shown.average_rate else 0
-    if ends and film.duration and read < min(WHOLE_FILE * film.duration, film.duration - slack):
+    if ends and film.duration and read < WHOLE_FILE * film.duration:
         raise ValueError(
             f"it states {film.duration / 1e6:.4g} s and {float(read) / 1e6:.4g} s are there: it is "
             "cut off, fetch it again"
