@@ -21,7 +21,8 @@ Where torch has several CPU threads they share out the heads, or one does them a
 little to do: decompositions of this size are slower with more threads inside each.
 
 `leverage` has a second route, one Triton kernel for all heads, which the environment variable
-QVID_KERNEL=triton turns on; see `linalg_triton`, also for what has not been tried.
+QVID_KERNEL=triton turns on; see `linalg_triton`, also for what has not been tried. It is read at
+each call; `energy` and the other functions here have one route and do not look at it.
 """
 
 import os
@@ -240,7 +241,10 @@ def _flat(M: Tensor) -> Tensor:
 
 
 def kernel() -> str:
-    """The route of `leverage` by QVID_KERNEL: torch or triton. ValueError for another name."""
+    """The route of `leverage` by QVID_KERNEL: torch or triton. ValueError for another name.
+
+    `leverage` asks at each score; `runner.evaluate` and `measure` ask before they begin.
+    """
     name = os.environ.get(KERNEL) or "torch"
     if name not in ("torch", "triton"):
         raise ValueError(f"{KERNEL}={name}: give torch (the default) or triton")

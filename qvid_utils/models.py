@@ -20,7 +20,7 @@ from .families.base import REFUSED
 from .families.processors import processor_from
 from .paths import DATA
 
-__all__ = ["ATTENTION", "EMBEDDED", "LoadError", "config_of", "load"]
+__all__ = ["ATTENTION", "EMBEDDED", "LoadError", "config_of", "device_of", "load"]
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 EMBEDDED = "tiny/"  # names below data/tiny
@@ -58,7 +58,7 @@ def load(
     if device is None:
         on_gpu = torch.cuda.is_available() and not str(name).startswith(EMBEDDED)
         device = "cuda" if on_gpu else "cpu"
-    device = _device(device)
+    device = device_of(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     where = {"local_files_only": True} if local else {"revision": revision}
@@ -124,7 +124,7 @@ def config_of(name: str | Path, revision: str | None = None) -> Any:
     return config
 
 
-def _device(name: torch.device | str) -> torch.device:
+def device_of(name: torch.device | str) -> torch.device:
     """ValueError for a device that torch does not know or that is not there."""
     try:
         device = torch.device(name)

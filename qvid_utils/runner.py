@@ -53,9 +53,10 @@ from .cells import (
     scoring_cells,
     stored_cells,
 )
-from .families import family_of
+from .families import family_of, takes_videos
 from .grid import Answer, Grid, layers_once, visual_counts
 from .identity import code_version, data_hash, digest, key_of, libraries, model_parts
+from .linalg import kernel
 from .models import load
 from .paths import PROFILES
 from .pruning import observed, pictures_once, pruned
@@ -128,8 +129,10 @@ def evaluate(
         raise ValueError(f"on_error={on_error!r}: it must be one of {', '.join(ON_ERROR)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: give 1 or more samples at a time")
+    kernel()  # another name in QVID_KERNEL is an error now, not at the first score
     for cell in cells:
         _check(model, cell)
+    _check_media(model, suites)
     with ExitStack() as left:
         if isinstance(store, str | Path):
             store = left.enter_context(Store(store))
@@ -207,6 +210,17 @@ def _check(model: nn.Module, cell: Cell) -> None:
         raise
 
 
+def _check_media(model: nn.Module, suites: Sequence[Suite]) -> None:
+    """ValueError for a suite of videos and a model of a family that takes none."""
+    for one in suites:
+        if one.media == "video" or any(_is_video(image) for image in one.samples["image"]):
+            try:
+                takes_videos(model)
+            except ValueError as cause:
+                cause.add_note(f"suite {one.name}")
+                raise
+
+
 def _check_order(model: nn.Module, cell: Cell, layers: int) -> None:
     """ValueError where the cut before a cell's own leaves it too few tokens of any prompt.
 
@@ -255,7 +269,24 @@ def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[
 
 def _frames(image: Any) -> int:
     """How many frames of its video a question is shown; 0 for pictures."""
-    return image.get("frames", 0) if isinstance(image, dict) else 0
+    return image["frames"] if _is_video(image) else 0
+
+
+def _is_video(image: Any) -> bool:
+    return isinstance(image, dict) and "video" in image
+
+
+def _prompts(model: nn.Module, processor: Any, rows: pd.DataFrame) -> Any:
+    """`prompts`; ValueError where a picture or video has left no visual token in its prompt."""
+    inputs = prompts(processor, rows, model.device)
+    for row, count in zip(rows.itertuples(), visual_counts(model, inputs), strict=True):
+        if not count and row.image != []:
+            raise ValueError(
+                f"sample {row.id!r}: its {'video' if _is_video(row.image) else 'picture'} has no "
+                f"visual token in the prompt; look whether the processor's chat template is one "
+                f"for {family_of(model).name}"
+            )
+    return inputs
 
 
 class _Asker:
@@ -284,7 +315,7 @@ class _Asker:
         rows = self.samples[task.suite.name].loc[ids]
         if tuple(ids) not in self.batches:
             together = [other.cell for other, them in self.coming if them == ids]
-            inputs = prompts(self.processor, rows, self.model.device)
+            inputs = _prompts(self.model, self.processor, rows)
             self.batches[tuple(ids)] = _Batch(self.model, inputs, rows, together, task.suite)
         batch = self.batches[tuple(ids)]
         asked = self._asked(task, ids, batch.grid.counts)
@@ -444,7 +475,7 @@ def score_maps(
     token, row and column (of the visual tokens' grid), score, kept.
     """
     frames = []
-    inputs = prompts(processor, samples, model.device)
+    inputs = _prompts(model, processor, samples)
     counts = visual_counts(model, inputs)
     for cell in cells:
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}

@@ -31,10 +31,10 @@ from .benchmarks.observation import prompts
 from .benchmarks.paper_profile import here, place
 from .benchmarks.published import published
 from .benchmarks.published.video import frames
-from .families import FAMILIES, Unavailable, family_of
+from .families import Unavailable, family_of, takes_videos
 from .families.layout import frames_of
 from .grid import visual_counts
-from .methods import METHODS, Method
+from .methods import Method, method
 from .models import LoadError, load
 from .paths import DATA, PROFILES, RUNS
 from .pruning import pruned
@@ -100,14 +100,6 @@ def _paper(checkpoint: str, family: str) -> tuple[nn.Module, Any, list[Suite]]:
     return *load(place(checkpoint) or checkpoint), suites
 
 
-def takes_videos(model: nn.Module) -> None:
-    """ValueError, with the families that do, for a model of a family without videos."""
-    family = family_of(model)
-    able = [f.name for f in FAMILIES.values() if hasattr(f.tiny(), "video_token_id")]
-    if not hasattr(model.config, "video_token_id"):
-        raise ValueError(f"{family.name} takes no videos; those that do: {', '.join(able)}")
-
-
 # ------------------------------------------------------------------------------ suites and budgets
 def lengths(one: Suite) -> list[Suite]:
     """The suite in parts of one number of frames each, from few to many."""
@@ -134,9 +126,10 @@ def _showing(one: Suite, count: Callable[[int], int]) -> Suite:
 def per_frame(name: str) -> Method:
     """A method of METHODS with an equal budget for every frame instead of one over the clip.
 
-    ValueError for a method that does not simply keep its best tokens.
+    ValueError for an unknown name, with the nearest, and for a method that does not simply keep its
+    best tokens.
     """
-    chosen = METHODS[name]
+    chosen = method(name)
     if getattr(chosen.select, "__name__", "") != "top_k":
         raise ValueError(
             f"method {name!r} does not keep the best-scored tokens as they are, so its budget "
@@ -348,6 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     new.add_argument("--store", type=Path, default=RUNS / "tiny" / "video", help="to go on from")
     new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
     chosen = new.parse_args(argv)
+    if chosen.limit is not None and chosen.limit < 1:
+        new.error(f"--limit {chosen.limit}: give 1 or more questions, or leave it out for all")
     try:
         model, processor, suites = setting("tiny", chosen.table)
     except Unavailable as missing:

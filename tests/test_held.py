@@ -1,5 +1,6 @@
 """Memory counted: what is alive at once, not what was ever made."""
 
+import pytest
 import torch
 
 from qvid_utils.measure.held import held, score_bytes
@@ -23,6 +24,22 @@ def test_what_was_there_before_does_not_count():
     before = torch.zeros(10_000)
     assert held(lambda: before.add_(1)) == 0
     assert held(lambda: before.view(100, 100).sum(0)) == 400
+
+
+def test_other_threads_are_not_missed():
+    """32 heads of this size are shared out among torch's threads, where nobody would count them."""
+    threads, counted = torch.get_num_threads(), {}
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            counted[number] = score_bytes(32, 40, 2000)
+            assert torch.get_num_threads() == number
+        with pytest.raises(ZeroDivisionError):
+            held(lambda: 1 / 0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert counted[1] == counted[2] > 8 * 32 * 2000  # the scores alone
 
 
 def test_the_score_needs_no_square_of_the_tokens():

@@ -8,6 +8,7 @@ from twins import twin
 
 from qvid_utils import flops, pruning
 from qvid_utils.families import family_of
+from qvid_utils.measure import __main__ as command
 from qvid_utils.measure import grids
 from qvid_utils.measure.__main__ import main
 from qvid_utils.measure.cells import (
@@ -261,12 +262,28 @@ def test_the_command_prints_and_stores(tmp_path, capsys):
             "give output lengths of 1 token or more",
         ),
         (["scores", "--rounds", "0"], "rounds=0"),
+        (["scores", "--threads", "0"], "--threads 0: give 1 or more"),
+        (["scores", "--visual", "9,0"], "--visual 0: give 1 or more"),
+        (["--model", "tiny/llava", "--batch", "0"], "--batch 0: give 1 or more"),
     ],
 )
 def test_the_command_refuses_in_a_sentence(arguments, sentence, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.startswith("measure: ") and said.count("\n") == 1
+
+
+def test_a_device_that_is_not_there_and_an_unknown_route_are_refused_first(monkeypatch, capsys):
+    monkeypatch.setattr(command, "_model", lambda chosen: pytest.fail("a model was made"))
+    told = ["--model", "llava-1.5-7b"]
+    for device in ("cud", "cuda:99"):  # no such name, and no such GPU
+        assert main([*told, "--device", device]) == 2
+        sentence = f"measure: device='{device}' cannot be used here; there is cpu"
+        assert capsys.readouterr().err.startswith(sentence)
+    monkeypatch.setenv("QVID_KERNEL", "foo")
+    assert main([*told, "--device", "cpu"]) == 2
+    said = "measure: QVID_KERNEL=foo: give torch (the default) or triton\n"
+    assert capsys.readouterr().err == said
 
 
 # --- parts, grids, the processor's clock --------------------------------------------------------

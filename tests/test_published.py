@@ -203,19 +203,76 @@ def test_videos_become_evenly_spaced_frames(tmp_path):
     assert shades == [0, 2, 4]
     with pytest.warns(UserWarning, match="has 5 frames and 8 are asked for: some are shown twice"):
         assert len(video.frames(str(tmp_path / "v"), 8)) == 8
-    with pytest.raises(ValueError, match="frames=0: ask for one frame of a video at least"):
-        video.frames(str(tmp_path / "v"), 0)
+    for number in (0, -1, 2.5, "8", True, None):
+        with pytest.raises(ValueError, match=f"frames={number!r}: ask for one frame of a video at"):
+            video.frames(str(tmp_path / "v"), number)
+    assert len(video.frames(str(tmp_path / "v"), np.int64(2))) == 2
+    for nothing in (None, [], 3):
+        with pytest.raises(ValueError, match=r"give a file, a folder of frames, or its bytes and"):
+            video.frames(nothing, 2)
 
 
-def film(av, path):
-    """Ten greys, 25 apart."""
+def test_a_broken_frame_of_a_folder_is_named(tmp_path):
+    samples.film(tmp_path / "v", 3)
+    whole = (tmp_path / "v" / "001.png").read_bytes()
+    said = "v: its frame 001.png cannot be read"
+    for held in (b"junk", whole[:50], whole[:33] + b"\0\0\0\4" + b"ABCD" * 3):
+        (tmp_path / "v" / "001.png").write_bytes(held)
+        with pytest.raises(ValueError, match=said):
+            video.frames(tmp_path / "v", 3)
+
+
+@pytest.mark.parametrize(
+    "cell, why",
+    [
+        ({"bytes": b"junk"}, "it is no picture"),
+        ({"bytes": None}, "it has no bytes"),
+        ({}, "it has no bytes"),
+    ],
+)
+def test_a_broken_animated_picture_is_named(cell, why):
+    """Without an address in memory, which would be another one each time."""
+    with pytest.raises(ValueError) as told:
+        video.frames(cell | {"path": "m.png"}, 2)
+    assert str(told.value) == f"video m.png cannot be read ({why})"
+
+
+def film(av, path, sound=0, count=10):
+    """Ten greys, 25 apart, five a second; sound: how many seconds of silence with them."""
     with av.open(str(path), "w") as made:
         stream = made.add_stream("mpeg4", rate=5)
         stream.width = stream.height = 32
-        for i in range(10):
+        heard = made.add_stream("pcm_s16le", rate=8000, layout="mono") if sound else None
+        for i in range(count):
             frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 25 * i, np.uint8))
             made.mux(stream.encode(frame))
         made.mux(stream.encode())
+        for i in range(sound):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+            silence.rate, silence.pts = 8000, 8000 * i
+            made.mux(heard.encode(silence))
+
+
+def test_a_film_that_was_cut_off_is_named(tmp_path):
+    """A part of it is readable, and would be taken for the whole."""
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    film(av, tmp_path / "film.mkv")
+    held = (tmp_path / "film.mkv").read_bytes()
+    (tmp_path / "part.mkv").write_bytes(held[: len(held) * 2 // 3])
+    says = r"part.mkv cannot be read .it states 2 s and 1(.2)? s are there: it is cut off"
+    with pytest.raises(ValueError, match=says):
+        video.frames(tmp_path / "part.mkv", 2)
+
+
+@pytest.mark.parametrize("end", ["mkv", "mp4", "avi"])
+@pytest.mark.parametrize("count, sound", [(10, 6), (10, 1), (2, 0), (1, 0)])
+@pytest.mark.filterwarnings("ignore:video .* are shown twice")
+def test_a_short_film_or_one_with_longer_sound_is_whole(count, sound, end, tmp_path):
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    film(av, tmp_path / f"film.{end}", sound, count)
+    first, last = video.frames(tmp_path / f"film.{end}", 2)
+    shades = [int(np.asarray(f)[16, 16, 0]) for f in (first, last)]
+    assert shades == pytest.approx([0, 25 * (count - 1)], abs=6)
 
 
 def test_frames_of_a_file_are_evenly_spaced(tmp_path):
@@ -327,10 +384,13 @@ def test_a_film_without_a_codec_or_pictures_is_named(tmp_path):
         video.frames(tmp_path / "sound.wav", 4)
 
 
-def test_a_video_file_without_the_extra_names_it(monkeypatch):
+def test_a_video_file_without_the_extra_names_it(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
+    (tmp_path / "film.mp4").write_bytes(b"a film")
     with pytest.raises(Unavailable, match=r"pip install 'qvid-workbook\[video\]'"):
-        video.frames("film.mp4", 2)
+        video.frames(tmp_path / "film.mp4", 2)
+    with pytest.raises(ValueError, match="none.mp4 cannot be read .No such file or folder"):
+        video.frames(tmp_path / "none.mp4", 2)
 
 
 @pytest.mark.parametrize("family, number", [("video_llava", 8), ("llava_onevision", 32)])

@@ -1,12 +1,14 @@
 """The runner on a few questions of the embedded suites, against plain loops over single ones."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from qvid_utils import load, pruned, runner
-from qvid_utils.benchmarks import Suite, suite
+from qvid_utils.benchmarks import Suite, suite, video_suite
 from qvid_utils.benchmarks.base import picture
 from qvid_utils.families import Unavailable
 from qvid_utils.grid import layers_once
@@ -43,6 +45,50 @@ def prompt(processor, row):
         [{"role": "user", "content": content}],
         tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- before a run
+
+
+def refuse(*_, **__):
+    pytest.fail("the model was asked")
+
+
+@pytest.mark.parametrize("cell", [Cell(), Cell("qvid", 8), Cell("qvid", share=33.3)], ids=str)
+@pytest.mark.parametrize("media", ["image", "video"])
+def test_videos_are_refused_by_a_model_of_pictures(cell, media, loaded, monkeypatch):
+    """By what the suite says of itself, and by what its questions hold."""
+    monkeypatch.setattr(runner, "prompts", refuse)
+    one = dataclasses.replace(video_suite("tiny_mvbench"), media=media)
+    with pytest.raises(ValueError, match="LLaVA-1.5 takes no videos; those that do: ") as told:
+        evaluate(*loaded, [suite("tiny_gqa"), one], [cell])
+    assert told.value.__notes__ == ["suite tiny_mvbench"]
+
+
+def test_a_picture_without_a_visual_token_is_an_error(loaded, suites, monkeypatch):
+    """A chat template that leaves the picture out; words alone are asked as they are."""
+    model, processor = loaded
+
+    def blind(processor, rows, device):
+        texts = [f"USER: {question} ASSISTANT:" for question in rows["question"]]
+        return processor(text=texts, padding=True, return_tensors="pt").to(device)
+
+    monkeypatch.setattr(runner, "prompts", blind)
+    says = r"sample 'tiny_gqa/\d+': its picture has no visual token in the prompt; look whether the"
+    with pytest.raises(ValueError, match=says):
+        evaluate(model, processor, suites[:1], [Cell()])
+    with pytest.raises(ValueError, match=says):
+        runner.score_maps(model, processor, suites[0].samples, [Cell("qvid", 8)])
+    words = suites[0].samples.assign(image=[[] for _ in range(4)])
+    told = evaluate(model, processor, [dataclasses.replace(suites[0], samples=words)], [Cell()])
+    assert told["mean_tokens"].tolist() == [0.0] * 4
+
+
+def test_an_unknown_kernel_is_refused_before_a_run(loaded, suites, monkeypatch):
+    monkeypatch.setattr(runner, "prompts", refuse)
+    monkeypatch.setenv("QVID_KERNEL", "foo")
+    with pytest.raises(ValueError, match="QVID_KERNEL=foo: give torch .the default. or triton"):
+        evaluate(*loaded, suites, [Cell("qvid", 8)])
 
 
 # ---------------------------------------------------------------- answers

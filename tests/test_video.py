@@ -184,6 +184,8 @@ def test_a_method_per_frame_keeps_as_many_of_every_frame(loaded):
     for name in ("visionzip", "divprune"):
         with pytest.raises(ValueError, match=f"method '{name}' does not keep the best-scored"):
             video.per_frame(name)
+    with pytest.raises(ValueError, match="unknown method 'qvit': did you mean qvid"):
+        video.per_frame("qvit")
 
 
 def test_the_frames_of_tokens_are_the_familys(loaded):
@@ -223,6 +225,13 @@ def test_without_the_model_the_command_says_how_to_train_it(monkeypatch, capsys)
     with pytest.raises(SystemExit):
         video.main([])
     assert "train it with `python -m qvid_utils.tiny.train" in capsys.readouterr().err
+
+
+def test_the_command_refuses_a_limit_before_the_model_is_read(monkeypatch, capsys):
+    monkeypatch.setattr(video, "setting", lambda *_: pytest.fail("the model was read"))
+    with pytest.raises(SystemExit):
+        video.main(["--limit", "0"])
+    assert "--limit 0: give 1 or more questions, or leave it out" in capsys.readouterr().err
 
 
 RECORDS = [  # answers are A, A, B, B

@@ -11,6 +11,7 @@ from .base import (
     processor_of,
     query_tokens,
     remember,
+    takes_videos,
     template_of,
 )
 from .layout import Block, score_maps
@@ -22,5 +23,6 @@ FAMILIES: dict[str, Family] = {
 
 __all__ = [
     "FAMILIES", "Block", "Family", "Template", "Unavailable",
-    "family_of", "processor_of", "query_tokens", "remember", "score_maps", "template_of",
+    "family_of", "processor_of", "query_tokens", "remember", "score_maps", "takes_videos",
+    "template_of",
 ]  # fmt: skip

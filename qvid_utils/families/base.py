@@ -16,7 +16,8 @@ from .tower import Tower
 
 __all__ = [
     "ANSWER_FORMAT", "SPANS", "Block", "Family", "Template", "Unavailable",
-    "family_of", "processor_of", "query_tokens", "remember", "score_maps", "template_of",
+    "family_of", "processor_of", "query_tokens", "remember", "score_maps", "takes_videos",
+    "template_of",
 ]  # fmt: skip
 
 # Close relatives that the mechanism does not carry, each with the reason.
@@ -98,6 +99,16 @@ def family_of(model: nn.Module) -> Family:
         came = type(model).__name__ + (f" (model_type {kind!r})" if kind else "")
         raise ValueError(f"pruning supports the model types {', '.join(FAMILIES)}; this is {came}")
     return FAMILIES[kind]
+
+
+def takes_videos(model: nn.Module) -> None:
+    """ValueError, with the families that do, for a model of a family without videos."""
+    from . import FAMILIES
+
+    family = family_of(model)
+    if not hasattr(model.config, "video_token_id"):
+        able = [f.name for f in FAMILIES.values() if hasattr(f.tiny(), "video_token_id")]
+        raise ValueError(f"{family.name} takes no videos; those that do: {', '.join(able)}")
 
 
 # -------------------------------------------------------------------------- where the question is

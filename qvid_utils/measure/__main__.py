@@ -17,7 +17,7 @@ import torch
 
 from ..families import Unavailable
 from ..linalg import kernel
-from ..models import LoadError, load
+from ..models import LoadError, device_of, load
 from ..results import write
 from .cells import Cell, cells_of, infeasible, measure, where_run
 from .grids import beside_single_runs
@@ -28,6 +28,8 @@ from .workloads import NAMES, config_of, make, prompt_for
 
 METHODS = "full,qvid,qvid:two_pass,v2drop,fastv"
 QUERIES, VISUAL = "8,20,40,64,200", "144,576,2880,6273"
+ONE_OR_MORE = ("threads", "batch", "layers", "divide", "words", "tokens", "keep", "heads",
+               "queries", "visual", "rank")  # fmt: skip
 SHOWN = ("first_token", "prefill", "decode", "scoring", "speedup_first_token")
 
 
@@ -77,8 +79,20 @@ def _with_model(about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _ready(chosen: argparse.Namespace):
+def _check(chosen: argparse.Namespace) -> None:
+    """ValueError for what no measurement can begin with; sets torch's threads."""
+    for name in ONE_OR_MORE:
+        given = getattr(chosen, name, None)
+        for number in given if isinstance(given, list) else [given]:
+            if number is not None and number < 1:
+                raise ValueError(f"--{name} {number}: give 1 or more")
+    device_of(chosen.device)
+    kernel()
     torch.set_num_threads(chosen.threads)
+
+
+def _ready(chosen: argparse.Namespace):
+    _check(chosen)
     name, model = _model(chosen)
     prompt = prompt_for(model, chosen.words, chosen.questions, chosen.batch)
     return name, model, prompt, clock_of(chosen.device, chosen.cpu_time)
@@ -167,7 +181,7 @@ def _scores(argv: Sequence[str]) -> int:
     parser.add_argument("--visual", type=_numbers, default=_numbers(VISUAL))
     parser.add_argument("--rank", type=int, default=16)
     chosen = parser.parse_args(argv)
-    torch.set_num_threads(chosen.threads)
+    _check(chosen)
     shapes = [(q, v) for q in chosen.queries for v in chosen.visual]
     more = {"heads": chosen.heads, "rank": chosen.rank, "rounds": chosen.rounds}
     more["clock"] = clock_of(chosen.device, chosen.cpu_time)

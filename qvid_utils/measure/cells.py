@@ -220,17 +220,17 @@ def measure(
     device, batch = next(model.parameters()).device, len(prompt.inputs["input_ids"])
     clock, longest = clock or clock_of(device), max(lengths)
 
-    own = clock is process_time  # the engine's seconds are the wall's
+    exact = clock is process_time  # the engine's seconds are the wall's
 
     def task(cell: Cell) -> Callable[[], Run]:
-        return lambda: run(model, prompt, cell, longest, clock=clock, exact_score=own)
+        return lambda: run(model, prompt, cell, longest, clock=clock, exact_score=exact)
 
     runs = interleaved({cell.key: task(cell) for cell in cells}, rounds, warm_up)
     if device.type == "cuda":  # elsewhere the score's own seconds are those of the work
-        exact = {
+        again = {
             c.key: lambda c=c: run(model, prompt, c, clock=clock, exact_score=True) for c in cells
         }
-        scores = interleaved(exact, rounds, 0)
+        scores = interleaved(again, rounds, 0)
     else:
         scores = runs
     rows, whole = [], runs[next(cell.key for cell in cells if cell.method is None)]

@@ -40,9 +40,15 @@ class _Counting(TorchDispatchMode):
 
 def held(task: Callable[[], Any]) -> int:
     """Most bytes of tensors that `task` makes and that are alive at once, seen after every torch
-    operation; what an operation needs inside itself is not counted."""
-    with _Counting() as count:
-        task()
+    operation; what an operation needs inside itself is not counted. torch has one CPU thread
+    meanwhile: what other threads make is not seen."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _Counting() as count:
+            task()
+    finally:
+        torch.set_num_threads(threads)
     return count.most
 
 

@@ -14,11 +14,12 @@ which neither harness reads.
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ...families import Unavailable
 from .entries import Benchmark
@@ -50,6 +51,7 @@ WHOLE = {
 IN_PART = {task for task, folder in MVBENCH.items() if folder.endswith("_segment")}
 TICK = 100  # milliseconds of a frame of an animated picture
 FOLDER_RATE = 3  # frames a second of a folder of pictures: TVQA's
+WHOLE_FILE = 0.9  # of the length that a film states: if less can be read, it was cut off
 ENDINGS = ("", ".mp4", ".MP4", ".mkv", ".webm", ".avi")
 
 
@@ -88,14 +90,19 @@ def frames(
     picture as the embedded suites hold it. part: (start, end) in seconds, of which frames are
     taken; a folder has three frames a second. A shorter video shows some frames twice, as the
     published harness does, with a warning.
-    Raises ValueError, with the path, for a number below 1, for a video that cannot be read, has no
-    frame, or has a codec that is not installed, and for a part behind its end; Unavailable where a
-    file needs the extra `video`.
+    Raises ValueError for a number that is not whole or below 1 and for what is no video; with the
+    path for one that is missing, cannot be read, ends before 90 % of the length that it states (of
+    a file that states none a missing end is not seen), has no frame, or has a codec that is not
+    installed, and for a part behind its end; Unavailable where a file needs the extra `video`.
     """
-    if number < 1:
-        raise ValueError(f"frames={number}: ask for one frame of a video at least")
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ValueError(
+            f"frames={number!r}: ask for one frame of a video at least, and for a whole number"
+        )
     if isinstance(video, Mapping):
         return _of_picture(video, number, part)
+    if not isinstance(video, str | Path):
+        raise ValueError(f"video {video!r}: give a file, a folder of frames, or its bytes and path")
     place = Path(video)
     if place.is_dir():
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in (".jpg", ".png", ".jpeg"))
@@ -103,7 +110,9 @@ def frames(
             raise ValueError(f"video {video}: a folder without a frame")
         # numbered from one: second 0 is before the first
         inside = _inside(len(files), part, FOLDER_RATE, place, first=1)
-        return [Image.open(files[i]).convert("RGB") for i in _spaced(inside, number, place)]
+        return [_picture(files[i], place) for i in _spaced(inside, number, place)]
+    if not place.exists():
+        raise ValueError(f"video {video} cannot be read (No such file or folder)")
     try:
         import av
     except ImportError as missing:
@@ -115,7 +124,7 @@ def frames(
             if not film.streams.video:
                 raise ValueError("it has no picture track")
             rate = float(film.streams.video[0].average_rate or 0)
-            count = sum(packet.size > 0 for packet in film.demux(video=0))  # without decoding
+            count = _count(film)
         wanted = _spaced(_inside(count, part, rate, place), number, place)
         with av.open(str(video)) as film:
             film.streams.video[0].thread_type = "AUTO"
@@ -139,18 +148,60 @@ def frames(
     return [kept[i] if i in kept else last.to_image() for i in wanted]  # a cut-off file's end
 
 
+def _count(film: Any) -> int:
+    """Frames of a film's first picture track, without decoding. ValueError for a cut-off film.
+
+    The length is of all tracks, in microseconds as the file states its own: sound may outlast the
+    pictures.
+    """
+    count, starts, ends = 0, [], []
+    shown = film.streams.video[0]
+    for packet in film.demux():
+        if not packet.size:
+            continue
+        count += packet.stream.index == shown.index
+        if packet.pts is not None:
+            starts.append(1e6 * packet.pts * packet.time_base)
+            ends.append(starts[-1] + 1e6 * (packet.duration or 0) * packet.time_base)
+    read = max(ends, default=0) - min(starts, default=0)
+    if ends and film.duration and read < WHOLE_FILE * film.duration:
+        raise ValueError(
+            f"it states {film.duration / 1e6:.4g} s and {float(read) / 1e6:.4g} s are there: it is "
+            "cut off, fetch it again"
+        )
+    return count
+
+
+def _picture(file: Path, folder: Path) -> Image.Image:
+    try:
+        with Image.open(file) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as cause:
+        reason = _reason(cause)
+        raise ValueError(
+            f"video {folder}: its frame {file.name} cannot be read ({reason})"
+        ) from cause
+
+
+def _reason(cause: Exception) -> str:
+    """Why a picture cannot be read; PIL's own words may hold an address in memory."""
+    return "it is no picture" if isinstance(cause, UnidentifiedImageError) else str(cause)
+
+
 def _of_picture(
     cell: Mapping[str, Any], number: int, part: Sequence[float] | None
 ) -> list[Image.Image]:
     """Of an animated picture, ten frames a second: one shown for longer counts several times."""
+    if not isinstance(cell.get("bytes"), bytes):
+        raise ValueError(f"video {cell.get('path')} cannot be read (it has no bytes)")
     try:
         with Image.open(io.BytesIO(cell["bytes"])) as film:
             shown, times = [], []
             for frame in ImageSequence.Iterator(film):
                 shown.append(frame.convert("RGB"))
                 times.append(frame.info.get("duration", TICK))
-    except (OSError, KeyError, TypeError) as cause:
-        raise ValueError(f"video {cell.get('path')} cannot be read ({cause})") from cause
+    except (OSError, SyntaxError, ValueError) as cause:
+        raise ValueError(f"video {cell.get('path')} cannot be read ({_reason(cause)})") from cause
     ticks = [max(1, round(time / TICK)) for time in times]
     every = [picture for picture, n in zip(shown, ticks, strict=True) for _ in range(n)]
     inside = _inside(len(every), part, 1000 / TICK, cell.get("path"))
