@@ -8,7 +8,7 @@ import pandas as pd
 from .benchmarks.base import error_of
 from .benchmarks.statistics import paired_difference
 
-__all__ = ["ALL", "by_method", "in_common", "leads"]
+__all__ = ["ALL", "at_cost", "by_method", "in_common", "leads"]
 
 ALL = "all"  # the type of question that stands for a suite's whole
 EDGE = 1.96  # standard errors on either side of a 95 % interval
@@ -52,6 +52,31 @@ def leads(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.Data
         for other, theirs in part[part["method"] != method].groupby("method", sort=False):
             found = paired_difference(own, theirs.set_index("sample"), seed)
             rows.append({"suite": suite, "share": share, "method": other} | found)
+    return pd.DataFrame(rows).rename(columns={"pictures": "clips"})
+
+
+def at_cost(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.DataFrame:
+    """`method` minus every cell of the others that costs as much or a little more.
+
+    A label is not a cost: of the shares at which the method was asked, the largest whose mean
+    tokens do not exceed the other cell's is set against it; cells below all of them are left out.
+    Columns: suite, method and share (the other's), tokens, own_share, own_tokens (mean over layers
+    and questions), difference, low, high (95 %, points), n, clips.
+    """
+    rows = []
+    pruned = records[~records["method"].isin(["full", "first_frame"])]
+    for suite, part in pruned.groupby("suite", sort=False):
+        own = part[part["method"] == method]
+        costs = own.groupby("share")["mean_tokens"].mean()
+        others = part[part["method"] != method].groupby(["method", "share"], sort=False)
+        for (other, share), theirs in others:
+            tokens = theirs["mean_tokens"].mean()
+            if not (within := costs[costs <= tokens]).size:
+                continue
+            mine = own[own["share"] == within.idxmax()].set_index("sample")
+            found = paired_difference(mine, theirs.set_index("sample"), seed)
+            cost = {"tokens": tokens, "own_share": within.idxmax(), "own_tokens": within.max()}
+            rows.append({"suite": suite, "method": other, "share": share} | cost | found)
     return pd.DataFrame(rows).rename(columns={"pictures": "clips"})
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qvid_utils.benchmarks import video_suite
+from qvid_utils.benchmarks import suite, video_suite
 from qvid_utils.benchmarks.published.video import frames
 from qvid_utils.tiny import clip_suites, clips, first_frame, onevision
 from qvid_utils.tiny.clips import Actor
@@ -208,6 +208,12 @@ def test_the_lengths_of_tiny_videomme():
         "long": [16],
     }
     assert (samples["split"].value_counts() == 160).all()
+
+
+def test_a_video_suite_is_a_suite_by_name():
+    assert suite("tiny_mvbench") is video_suite("tiny_mvbench")
+    with pytest.raises(ValueError, match="did you mean .tiny_mvbench.. Known: .*tiny_videomme"):
+        suite("tiny_mvbensh")
 
 
 def test_an_unknown_video_suite_is_told():

@@ -54,3 +54,23 @@ def test_what_two_questions_keep_in_common():
     assert row == {"method": "qvid", "common": 75.0, "least": 50.0, "clips": 2}
     with pytest.raises(ValueError, match="no clip is asked two questions"):
         video_tables.in_common(shown[shown["sample"] == "q4"], samples)
+
+
+def test_leads_at_equal_cost():
+    """QViD costs 4 and 6 tokens: a rival with 5 meets its 4, one with 3 meets none."""
+    costs = {("qvid", 25.0): 4, ("qvid", 50.0): 6, ("fastv", 25.0): 5, ("random", 25.0): 3}
+    right = {("qvid", 25.0): (1, 1), ("qvid", 50.0): (1, 1), ("fastv", 25.0): (0, 1)}
+    records = pd.DataFrame(
+        {"suite": "s", "sample": f"q{i}", "picture": "ab"[i], "method": method, "share": share,
+         "score": right.get((method, share), (0, 0))[i], "mean_tokens": cost}
+        for (method, share), cost in costs.items()
+        for i in range(2)
+    )  # fmt: skip
+    (row,) = video_tables.at_cost(records).to_dict("records")
+    assert (row["method"], row["own_share"], row["own_tokens"], row["tokens"]) == (
+        "fastv",
+        25,
+        4,
+        5,
+    )
+    assert row["difference"] == 50 and row["n"] == 2 and (row["low"], row["high"]) == (0, 100)

@@ -10,6 +10,7 @@ from ..results import PAPER_BENCHMARKS
 from .base import Suite
 from .paper_profile import place
 from .published import BENCHMARKS, published
+from .tiny_video import VIDEO, video_suite
 
 METRICS = {
     "tiny_gqa": "accuracy",
@@ -32,9 +33,9 @@ NEW_TOKENS = {"tiny_captions": 32}  # eight letters with their colours
 
 
 def suite(name: str, family: str = "llava") -> Suite:
-    """An embedded suite by name, read from data/tiny/suites, or a published benchmark as a family
-    of models is asked it (see `published`). ValueError for an unknown name, and for a benchmark
-    that the family cannot be asked."""
+    """An embedded suite by name, read from data/tiny/suites or data/tiny/videos, or a published
+    benchmark as a family of models is asked it (see `published`). ValueError for an unknown name,
+    and for a benchmark that the family cannot be asked."""
     return _read(name, family if name in BENCHMARKS else "")
 
 
@@ -43,7 +44,9 @@ def _read(name: str, family: str) -> Suite:
     """family: "" for an embedded suite, which all are asked in the same words."""
     if family:
         return published(name, place(name), family=family)
-    known = METRICS | MORE
+    if name in VIDEO:
+        return video_suite(name)
+    known = [*METRICS, *MORE, *VIDEO]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
@@ -51,8 +54,9 @@ def _read(name: str, family: str) -> Suite:
     path = DATA / "tiny" / "suites" / f"{name}.parquet"
     if not path.exists():
         raise ValueError(f"data/tiny/suites/{path.name} is missing: run qvid_utils.tiny.suites")
+    metric = (METRICS | MORE)[name]
     kin, room = PAPER_BENCHMARKS.get(name, name), NEW_TOKENS.get(name)
-    return Suite(name, kin, known[name], pd.read_parquet(path), room)
+    return Suite(name, kin, metric, pd.read_parquet(path), room)
 
 
 suite.cache_clear = _read.cache_clear  # for whoever puts other files in their place
