@@ -36,6 +36,12 @@ PARTS = {  # part -> what the legend says, colour, hatch
     "decode": ("decoding", ORANGE, ".."),
 }
 
+MORE = {  # curves that only this figure has: colour, marker, line, no pair as in `figures.CURVES`
+    "qvid_adaptive": (SKY, "D", "--"),
+    "sparsevlm_plus": (GREEN, "s", "--"),
+    "divprune": (INK, "p", "-."),
+}
+
 
 @styled
 def where_time_goes(parts: pd.DataFrame) -> Figure:
@@ -163,7 +169,10 @@ def accuracy_over_cost(cells: pd.DataFrame, methods: Sequence[str]) -> Figure:
     for method in methods:
         own = cells[cells["method"] == method].sort_values("gflops")
         bars = 1.96 * own["all_stderr"].to_numpy(float)
-        ax.errorbar(own["gflops"], own["all"], bars, elinewidth=0.9, lw=1.3, **_curve(method))
+        look = _curve(method)
+        if method in MORE:
+            look |= dict(zip(("color", "marker", "ls"), MORE[method], strict=True))
+        ax.errorbar(own["gflops"], own["all"], bars, elinewidth=0.9, lw=1.3, **look)
     whole = float(cells.loc[cells["method"] == "full", "gflops"].iloc[0])
     ax.axvline(whole, color=GREY, lw=0.9, ls=":")
     ax.annotate("unpruned", (whole, ax.get_ylim()[0]), xytext=(-4, 5), ha="right",
