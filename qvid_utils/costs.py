@@ -94,8 +94,7 @@ def at_own_layer(cells: pd.DataFrame, n_visual: int, depth: int) -> pd.DataFrame
     cells: method, keep, layer (missing where there is no single one).
     """
     own = [
-        pd.isna(layer)
-        or method(name).schedule(int(keep), n_visual, depth)[0].layer == int(layer)
+        pd.isna(layer) or method(name).schedule(int(keep), n_visual, depth)[0].layer == int(layer)
         for name, keep, layer in zip(cells["method"], cells["keep"], cells["layer"], strict=True)
     ]
     return cells[own]
