@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from . import flops
@@ -10,7 +11,7 @@ from .methods import method
 from .results import FULL
 from .schedules import tokens_per_layer
 
-__all__ = ["cost_of", "cost_table", "tokens_run"]
+__all__ = ["at_cost", "at_own_layer", "cost_of", "cost_table", "tokens_run"]
 
 #: rule -> the score whose operations `flops.scoring` knows
 KNOWN = {
@@ -85,3 +86,28 @@ def cost_table(
         )
     ]  # fmt: skip
     return cells.assign(gflops=[total / 1e9 for total in totals])
+
+
+def at_own_layer(cells: pd.DataFrame, n_visual: int, depth: int) -> pd.DataFrame:
+    """The rows whose one cut is where the method cuts by default; staged ones and "full" stay.
+
+    cells: method, keep, layer (missing where there is no single one).
+    """
+    own = [
+        pd.isna(layer) or method(name).schedule(int(keep), n_visual, depth)[0].layer == int(layer)
+        for name, keep, layer in zip(cells["method"], cells["keep"], cells["layer"], strict=True)
+    ]
+    return cells[own]
+
+
+def at_cost(cells: pd.DataFrame, budgets: Sequence[float]) -> pd.DataFrame:
+    """Methods by budgets: `all` of each at a cost, on straight lines between its own cells.
+
+    cells: method, gflops, all. NaN where a method's cells do not reach; nothing is extrapolated.
+    """
+    found = {}
+    for name, own in cells.groupby("method", sort=False):
+        own = own.sort_values("gflops")
+        cost, value = own["gflops"].to_numpy(float), own["all"].to_numpy(float)
+        found[name] = np.interp(budgets, cost, value, left=np.nan, right=np.nan)
+    return pd.DataFrame(found, index=list(budgets)).T

@@ -36,6 +36,12 @@ PARTS = {  # part -> what the legend says, colour, hatch
     "decode": ("decoding", ORANGE, ".."),
 }
 
+MORE = {  # curves that only this figure has: colour, marker, line, no pair as in `figures.CURVES`
+    "qvid_adaptive": (SKY, "D", "--"),
+    "sparsevlm_plus": (GREEN, "s", "--"),
+    "divprune": (INK, "p", "-."),
+}
+
 
 @styled
 def where_time_goes(parts: pd.DataFrame) -> Figure:
@@ -154,7 +160,7 @@ def accuracy_over_cost(cells: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Mean over suites over the computed operations of a prefill; bars are 95 %.
 
     cells: method, keep, gflops, all, all_stderr, in % of the unpruned model, "full" among them for
-    where it stands; methods: the curves.
+    what it costs, which is told and not drawn, or the curves would have half the panel.
     """
     _need(cells, ("method", "keep", "gflops", "all", "all_stderr"))
     fig = _figure(WIDTH * 0.8, 3.7)
@@ -163,11 +169,13 @@ def accuracy_over_cost(cells: pd.DataFrame, methods: Sequence[str]) -> Figure:
     for method in methods:
         own = cells[cells["method"] == method].sort_values("gflops")
         bars = 1.96 * own["all_stderr"].to_numpy(float)
-        ax.errorbar(own["gflops"], own["all"], bars, elinewidth=0.9, lw=1.3, **_curve(method))
+        look = _curve(method)
+        if method in MORE:
+            look |= dict(zip(("color", "marker", "ls"), MORE[method], strict=True))
+        ax.errorbar(own["gflops"], own["all"], bars, elinewidth=0.9, lw=1.3, **look)
     whole = float(cells.loc[cells["method"] == "full", "gflops"].iloc[0])
-    ax.axvline(whole, color=GREY, lw=0.9, ls=":")
-    ax.annotate("unpruned", (whole, ax.get_ylim()[0]), xytext=(-4, 5), ha="right",
-                textcoords="offset points", fontsize=7.5, color=GREY)  # fmt: skip
+    ax.annotate(f"unpruned: {whole:.2f} \N{RIGHTWARDS ARROW}", (1, 0), xytext=(-4, 5), ha="right",
+                xycoords="axes fraction", textcoords="offset points", fontsize=7.5)  # fmt: skip
     ax.set(xlabel="GFLOPs of a prefill (computed)", ylabel="mean over suites (% of full)")
     ax.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     return fig

@@ -6,7 +6,7 @@ import pytest
 from twins import twin
 
 from qvid_utils import flops
-from qvid_utils.costs import cost_of, cost_table, tokens_run
+from qvid_utils.costs import at_cost, at_own_layer, cost_of, cost_table, tokens_run
 from qvid_utils.measure.cells import cells_of, compute
 from qvid_utils.measure.workloads import prompt_for
 from qvid_utils.schedules import Infeasible
@@ -22,6 +22,9 @@ def test_tokens_of_each_layer_by_hand():
     assert len(set(tokens_run("v2drop", 9, 16, 8))) == 4
     with pytest.raises(Infeasible):
         tokens_run("v2drop", 1, 16, 8)
+    assert sum(tokens_run("v2drop", 55, 576, 32)) / 32 <= 55  # three layers run on all 576
+    with pytest.raises(Infeasible, match="54.9"):
+        tokens_run("v2drop", 54, 576, 32)
 
 
 def test_a_cost_is_that_of_the_measured_prompt():
@@ -44,3 +47,18 @@ def test_a_table_takes_each_rows_layer():
     want += [cost_of(model.config, "qvid", 5, 16, 12, 6, layer=n).total / 1e9 for n in (1, 4)]
     want.append(cost_of(model.config, "v2drop", 9, 16, 12, 6).total / 1e9)
     assert np.allclose(found["gflops"], want) and want[1] < want[2] < want[0]
+
+
+def test_own_layers_and_nothing_beyond_the_cells():
+    cells = pd.DataFrame({
+        "method": ["full", "qvid", "qvid", "v2drop", "divprune"], "keep": [16, 5, 5, 9, 5],
+        "layer": pd.array([None, 1, 4, None, 0], dtype="Int64"),
+    })  # fmt: skip
+    assert list(at_own_layer(cells, 16, 8).index) == [0, 1, 3, 4]
+    cells = pd.DataFrame({
+        "method": ["a", "b", "a", "a"], "gflops": [3.0, 2.0, 1.0, 2.0], "all": [90.0, 50, 10, 70],
+    })  # fmt: skip
+    found = at_cost(cells, [0.5, 1.5, 2, 2.5, 3.5])
+    assert found.loc["a"].tolist()[1:4] == [40, 70, 80]
+    assert found.loc["a"].isna().tolist() == [True, False, False, False, True]
+    assert found.loc["b"].isna().tolist() == [True, True, False, True, True]

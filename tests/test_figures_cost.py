@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from qvid_utils import figures_cost
+from qvid_utils.figures import CURVES
 from qvid_utils.figures_cost import accuracy_over_cost, growth, paper_over_cost, where_time_goes
 
 
@@ -39,6 +40,7 @@ def test_accuracy_over_cost():
     assert [t.get_text() for t in ax.get_legend().texts] == ["full, all tokens", "QViD", "Random"]
     lines = [list(line.get_xdata()) for line in ax.lines]
     assert [0.7, 0.9] in lines  # in the order of cost
+    assert ax.texts[0].get_text().startswith("unpruned: 1.80") and ax.get_xlim()[1] < 1
     points = cells.rename(columns={"gflops": "tflops", "all": "value_avg"})
     (ax,) = paper_over_cost(points).axes
     assert [t.get_text() for t in ax.texts] == ["16", "48", "16"]
@@ -51,3 +53,9 @@ def test_accuracy_over_cost():
 def test_every_part_has_a_look_of_its_own():
     looks = list(figures_cost.PARTS.values())
     assert len({colour for _, colour, _ in looks}) == len({name for name, *_ in looks}) == 5
+
+
+def test_no_two_curves_share_marker_and_line():
+    looks = [*CURVES.values(), *figures_cost.MORE.values()]
+    assert len({(marker, line) for _, marker, line in looks}) == len(looks)
+    assert not set(CURVES) & set(figures_cost.MORE)
