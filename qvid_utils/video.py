@@ -151,8 +151,8 @@ def in_frames(name: str) -> Method:
         per_frame(name),
         name=f"{name}_in_frames",
         select=top_k_in_pictures,
-        note=f"{METHODS[name].note} Tokens that show no place come last: ours.".strip(),
-        label=f"{METHODS[name].label}, no class tokens",
+        note=f"{method(name).note} Tokens that show no place come last: ours.".strip(),
+        label=f"{method(name).label}, no class tokens",
     )
 
 

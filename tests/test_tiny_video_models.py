@@ -182,6 +182,20 @@ def test_the_stored_answers_come_again(loaded, family):
     assert (both["prediction"] == both["prediction_stored"]).mean() >= 0.98
 
 
+def test_in_frames_spends_nothing_on_what_shows_no_place(loaded, family):
+    """One budget over the clip: QViD's own tokens but for class tokens and line breaks, whose room
+    the next best take."""
+    rows = some("tiny_mvbench", 8, 4).samples
+    cells = [Cell("qvid", share=15.0), Cell(video.in_frames("qvid"), share=15.0)]
+    shown = video.kept(*loaded, rows, cells)
+    kept = shown[shown["kept"]]
+    own, other = (kept[kept["method"] == name] for name in ("qvid", "qvid_in_frames"))
+    assert len(own) == len(other) and (other["frame"] >= 0).all()
+    assert family == "llava_onevision" or (own["frame"] < 0).any()
+    placed = own[own["frame"] >= 0][["sample", "token"]]
+    assert len(placed.merge(other, on=["sample", "token"])) == len(placed)
+
+
 # ------------------------------------------------------------------------------------ the oracles
 @torch.inference_mode()
 @pytest.mark.parametrize("name", PRUNING)
