@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from . import results
-from .benchmarks import TINY_VIDEO, Suite, video_suite
+from .benchmarks import TINY_VIDEO, Suite, suite, video_suite
 from .benchmarks.base import error_of, metrics, pull_of, value_of
 from .benchmarks.observation import prompts
 from .benchmarks.paper_profile import here, place
@@ -64,6 +64,10 @@ CHECKPOINTS = {  # of each table, and the family whose number of frames is shown
     "12": ("LanguageBind/Video-LLaVA-7B-hf", "video_llava"),
 }
 PUBLISHED = ("mvbench", "videomme")
+NAMES = {  # of the models, in tables
+    ("tiny", "2b"): EMBEDDED, ("paper", "2b"): "LLaVA-OneVision-7B",
+    ("tiny", "12"): TWIN, ("paper", "12"): "Video-LLaVA-7B",
+}  # fmt: skip
 
 
 def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite]]:
@@ -253,7 +257,7 @@ def rows(records: pd.DataFrame, suites: Sequence[Suite], **about: Any) -> pd.Dat
 
 def chance(samples: pd.DataFrame) -> pd.Series:
     """What guessing among the options of each question gives, in [0, 1]."""
-    return 1 / samples["question"].str.count(r"\b[A-D]\. ")
+    return 1 / samples["question"].str.count(r"(?:\b[A-H]\.|\([A-H]\)) ")
 
 
 def by_type(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
@@ -289,14 +293,17 @@ STORED = ["suite", "sample", "asked", "method", "variant", "keep", "layer", "ran
           "frames", "n_visual", "mean_tokens", "prediction"]  # fmt: skip
 
 
-def store(records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str) -> list[Path]:
-    """Write `<name>.csv`, the rows of results, and `<name>_answers.parquet`; their paths."""
+def store(
+    records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str, **about: Any
+) -> list[Path]:
+    """Write `<name>.csv`, the rows of results, and `<name>_answers.parquet`; their paths. about: as
+    in `rows`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_answers.parquet"
     texts = dict.fromkeys(("suite", "sample", "method", "variant", "prediction"), "category")
     told = records.assign(asked=_asked(records))[STORED].astype(texts)
     told.to_parquet(path, index=False, compression="zstd")
-    return [results.write(rows(records, suites), folder / f"{name}.csv"), path]
+    return [results.write(rows(records, suites, **about), folder / f"{name}.csv"), path]
 
 
 def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b") -> pd.DataFrame:
@@ -307,12 +314,14 @@ def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b")
     path = folder / f"{profile}{RUN[table]}_answers.parquet"
     if not path.exists():
         raise ValueError(
-            f"no stored run {path.name}: python -m qvid_utils.video --table {table} makes it"
+            f"no stored run {path.name}: python -m qvid_utils.video --profile {profile} "
+            f"--table {table} makes it"
         )
     told = pd.read_parquet(path)
     texts = told.select_dtypes("category").columns
     told = told.astype(dict.fromkeys(texts, "object"))
-    suites = {name: video_suite(name) for name in told["suite"].unique()}
+    family = CHECKPOINTS[table][1]
+    suites = {name: suite(name, family) for name in told["suite"].unique()}
     asked = pd.concat([one.samples for one in suites.values()])
     asked = asked.assign(asked=_asked(asked)).rename(columns={"id": "sample"})
     columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
@@ -337,21 +346,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The stored run of a table's model: all methods and per-frame budgets at its shares."""
     new = argparse.ArgumentParser("python -m qvid_utils.video", description=main.__doc__)
     new.add_argument("--out", type=Path, default=DATA / "measured")
+    new.add_argument("--profile", choices=PROFILES, default="tiny", help="embedded, or checkpoints")
     new.add_argument("--table", choices=list(SHARES), default="2b", help="whose model and shares")
-    new.add_argument("--store", type=Path, default=RUNS / "tiny" / "video", help="to go on from")
+    new.add_argument("--store", type=Path, help="to go on from (default: in runs)")
     new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
     chosen = new.parse_args(argv)
     if chosen.limit is not None and chosen.limit < 1:
         new.error(f"--limit {chosen.limit}: give 1 or more questions, or leave it out for all")
     try:
-        model, processor, suites = setting("tiny", chosen.table)
+        model, processor, suites = setting(chosen.profile, chosen.table)
     except Unavailable as missing:
         new.error(str(missing))
+    folder = chosen.store or RUNS / chosen.profile / "video"
     methods = [*COMPARED, *map(per_frame, ("qvid", "random")), in_frames("qvid")]
     shares = SHARES[chosen.table]
-    told = {"limit": chosen.limit, "store": chosen.store, "sharers": 1, "progress": True}
+    told = {"limit": chosen.limit, "store": folder, "sharers": 1, "progress": True}
     records = evaluate_shares(model, processor, suites, methods, shares, **told)
-    for path in store(records, suites, chosen.out, f"tiny{RUN[chosen.table]}"):
+    about = {"model": NAMES[chosen.profile, chosen.table], "device": model.device.type,
+             "dtype": str(model.dtype).removeprefix("torch.")}  # fmt: skip
+    name = f"{chosen.profile}{RUN[chosen.table]}"
+    for path in store(records, suites, chosen.out, name, **about):
         print(path)
     return 0
 

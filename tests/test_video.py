@@ -220,6 +220,20 @@ def test_a_stored_run_comes_back_as_it_was(loaded, tmp_path):
         video.stored("paper", tmp_path)
 
 
+def test_the_paper_profile_without_its_files_is_one_sentence(capsys):
+    with pytest.raises(SystemExit):
+        video.main(["--profile", "paper", "--table", "12"])
+    said = capsys.readouterr().err
+    assert "profile='paper' needs LanguageBind/Video-LLaVA-7B-hf, mvbench, videomme" in said
+
+
+def test_guessing_among_options_of_either_form():
+    asked = pd.DataFrame(
+        {"question": ["What? A. red B. blue", "What? (A) up (B) in (C) on (D) at"]}
+    )
+    assert video.chance(asked).tolist() == [0.5, 0.25]
+
+
 def test_without_the_model_the_command_says_how_to_train_it(monkeypatch, capsys):
     monkeypatch.setattr(video, "EMBEDDED", "tiny/none")
     with pytest.raises(SystemExit):
