@@ -29,6 +29,8 @@ __all__ = ["accuracy_at_shares", "film_strip", "kept_over_time"]
 
 
 BASELINES = {"fewer_frames": "Fewer frames", "first_frame": "First frame alone"}
+# What `video.per_frame` and `video.in_frames` add to a name, and to a label.
+ENDINGS = {"_per_frame": "per frame", "_in_frames": "no class tokens"}
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (INK, "D"))  # colour and marker of each suite
 
 
@@ -103,11 +105,11 @@ def film_strip(films: Mapping[str, np.ndarray], shown: pd.DataFrame) -> Figure:
 
 
 def _named(method: str) -> str:
-    """A method's label; `video.per_frame` gives its methods this ending."""
-    if method in BASELINES:
-        return BASELINES[method]
-    base = method.removesuffix("_per_frame")
-    return f"{_title(base)}, per frame" if base != method else _title(method)
+    """A method's label, or what `video` makes of it."""
+    for ending, words in ENDINGS.items():
+        if method.endswith(ending):
+            return f"{_title(method.removesuffix(ending))}, {words}"
+    return BASELINES.get(method) or _title(method)
 
 
 def _stem(question: str) -> str:

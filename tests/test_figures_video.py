@@ -108,3 +108,9 @@ def test_a_panel_for_each_share_and_a_line_for_each_method():
     ends = [(line.get_xdata(), line.get_linestyle()) for line in left.lines]
     upright = {(x[0], style) for x, style in ends if len(x) == 2 and x[0] == x[1]}
     assert upright == {(90, "--"), (25.0, ":"), (92, "--"), (33.0, ":")}
+
+
+def test_labels_of_what_video_makes():
+    named = [figures_video._named(f"qvid{ending}") for ending in ("", "_per_frame", "_in_frames")]
+    assert named == ["QViD", "QViD, per frame", "QViD, no class tokens"]
+    assert figures_video._named("fewer_frames") == "Fewer frames"
