@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from qvid_utils import pruned
 from qvid_utils.families import family_of
 
 
@@ -58,6 +59,23 @@ def masked(model, inputs, cuts, ids=None):
         for hook in hooks:
             hook.remove()
     return logits, alive[-1]
+
+
+def check_hidden(model, batch, cuts, logits, exact):
+    """The logits of pruned prompts, padded ones too, are those of the losers being hidden."""
+    expected, alive = masked(model, batch, cuts)
+    for row, here in enumerate(alive):
+        assert (logits[row, -int(here.sum()) :] - expected[row, here]).abs().max() <= exact
+
+
+def check_decoded(model, batch, name, keep, exact, number=8):
+    """So many words, decoded on the shortened cache, have the logits of recomputing everything."""
+    more = {"max_new_tokens": number, "min_new_tokens": number, "do_sample": False}
+    with pruned(model, name, keep) as trace:
+        out = model.generate(**batch, **more, return_dict_in_generate=True, output_logits=True)
+    expected, _ = masked(model, batch, trace.cuts, out.sequences)
+    start = batch["input_ids"].shape[1] - 1
+    assert (torch.stack(out.logits, 1) - expected[:, start : start + number]).abs().max() <= exact
 
 
 def recording(method):

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import torch
+from test_linalg import by_svd, draw  # the oracle, which neither route is
 
 from qvid_utils import linalg
 from qvid_utils.linalg import leverage
@@ -40,17 +41,6 @@ def kernel(monkeypatch):
     monkeypatch.setenv(linalg.KERNEL, "triton")
     module.solved = solved
     return module
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def by_svd(M, rank):
-    """Leverage from a float64 SVD with the rank cut: the oracle, which neither route is."""
-    s, Vh = torch.linalg.svd(M.double(), full_matrices=False)[1:]
-    live = (s.square() > 1e-13 * s[..., :1].square()) & (torch.arange(s.shape[-1]) < rank)
-    return (Vh.square() * live[..., None]).sum(-2)
 
 
 def hard(kind, heads=2, n_q=12, n_v=70):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from oracle import masked
+from oracle import check_decoded, check_hidden
 from PIL import Image
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
@@ -168,16 +168,9 @@ def test_keeping_everything_changes_no_bit(loaded, batch, name):
 def test_dropping_is_hiding_and_the_cache_is_recomputing(loaded, batch, name):
     """Two sizes in one batch; an answer of eight words, decoded on the shortened cache."""
     model = loaded[0]
-    more = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     with pruned(model, name, 32) as trace:
         logits = model(**batch).logits
-    expected, alive = masked(model, batch, trace.cuts)
-    for row, here in enumerate(alive):
-        assert (logits[row, -int(here.sum()) :] - expected[row, here]).abs().max() <= EXACT
-    with pruned(model, name, 32) as trace:
-        out = model.generate(**batch, **more, return_dict_in_generate=True, output_logits=True)
-    expected, _ = masked(model, batch, trace.cuts, out.sequences)
-    start = batch["input_ids"].shape[1] - 1
-    assert (torch.stack(out.logits, 1) - expected[:, start : start + 8]).abs().max() <= EXACT
+    check_hidden(model, batch, trace.cuts, logits, EXACT)
+    check_decoded(model, batch, name, 32, EXACT)
     plain = model(**batch).logits[:, -1]
     assert (logits[:, -1] - plain).abs().max() > 100 * EXACT  # and it does change the answer

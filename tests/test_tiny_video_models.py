@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oracle import masked
+from oracle import check_decoded, check_hidden
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -215,20 +215,13 @@ def test_keeping_everything_changes_no_bit(loaded, batch, family, name):
 def test_dropping_is_hiding_and_the_cache_is_recomputing(loaded, batch, name):
     """Two questions in one batch; an answer of eight words, decoded on the shortened cache."""
     model = loaded[0]
-    more = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     # as `generate` counts them: shifted ones, the default where a row is padded, turn by other
     # float32 angles, which moves logits by some 1e-4
     place = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with pruned(model, name, 34) as trace:
         logits = model(**batch, position_ids=place).logits
-    expected, alive = masked(model, batch, trace.cuts)
-    for row, here in enumerate(alive):
-        assert (logits[row, -int(here.sum()) :] - expected[row, here]).abs().max() <= EXACT
-    with pruned(model, name, 34) as trace:
-        out = model.generate(**batch, **more, return_dict_in_generate=True, output_logits=True)
-    expected, _ = masked(model, batch, trace.cuts, out.sequences)
-    start = batch["input_ids"].shape[1] - 1
-    assert (torch.stack(out.logits, 1) - expected[:, start : start + 8]).abs().max() <= EXACT
+    check_hidden(model, batch, trace.cuts, logits, EXACT)
+    check_decoded(model, batch, name, 34, EXACT)
     plain = model(**batch).logits[:, -1]
     assert (logits[:, -1] - plain).abs().max() > 100 * EXACT  # and it does change the answer
 

@@ -26,8 +26,7 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from ..paths import DATA
-from . import qwen, train, world
+from . import folders, qwen, train, world
 from .graft import LAYERS, WORD, graft
 from .turns import BEFORE, chat, described, stacked
 
@@ -346,10 +345,7 @@ def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.
     """Both stages, from the committed LLaVA; writes `out`/qwen2_vl in bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    llava = LlavaForConditionalGeneration.from_pretrained(
-        DATA / "tiny" / "llava", dtype=torch.float32
-    ).to(device)
-    llava.requires_grad_(False)
+    llava = folders.teacher(LlavaForConditionalGeneration, "llava", device)
     model = Qwen2VLForConditionalGeneration(qwen.config(len(LAYERS)))
     graft(llava, model, seed)
     model.to(device)
@@ -360,6 +356,4 @@ def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.
 
 def save(model: Qwen2VLForConditionalGeneration, out: Path) -> None:
     """Model and processor as a stock folder, bfloat16 safetensors."""
-    model.to(torch.bfloat16).save_pretrained(out / "qwen2_vl")
-    qwen.processor().save_pretrained(out / "qwen2_vl")
-    (out / "qwen2_vl" / "model.safetensors").chmod(0o644)
+    folders.save(model, qwen.processor(), out / "qwen2_vl")

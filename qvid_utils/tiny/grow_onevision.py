@@ -28,8 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..paths import DATA
-from . import clips, lessons, onevision, train, world
+from . import clips, folders, lessons, onevision, train, world
 from .clip_facts import COUNTED, MOST, NOW, PARTS, SIZES, facts, shown, totals
 from .lessons import EDGE
 from .onevision_decoder import (
@@ -379,10 +378,7 @@ def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.
     """Both stages, from the committed LLaVA; writes `out`/llava_onevision in bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    llava = LlavaForConditionalGeneration.from_pretrained(
-        DATA / "tiny" / "llava", dtype=torch.float32
-    ).to(device)
-    llava.requires_grad_(False)
+    llava = folders.teacher(LlavaForConditionalGeneration, "llava", device)
     model = LlavaOnevisionForConditionalGeneration(onevision.config())
     graft(llava, model, seed)
     model.to(device).eval()
@@ -394,6 +390,4 @@ def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.
 
 def save(model: LlavaOnevisionForConditionalGeneration, out: Path) -> None:
     """Model and processor as a stock folder, bfloat16 safetensors."""
-    model.to(torch.bfloat16).save_pretrained(out / "llava_onevision")
-    onevision.processor().save_pretrained(out / "llava_onevision")
-    (out / "llava_onevision" / "model.safetensors").chmod(0o644)
+    folders.save(model, onevision.processor(), out / "llava_onevision")

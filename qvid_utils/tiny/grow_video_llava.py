@@ -21,8 +21,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from ..paths import DATA
-from . import clips, video_llava
+from . import clips, folders, video_llava
 from .grow_onevision import Child, Preset, train_language, train_tower
 from .onevision_decoder import LINE, tokens_of
 
@@ -63,10 +62,7 @@ def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.
     """Both stages, from the committed LLaVA-OneVision; writes `out`/video_llava in bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    teacher = LlavaOnevisionForConditionalGeneration.from_pretrained(
-        DATA / "tiny" / "llava_onevision", dtype=torch.float32
-    ).to(device)
-    teacher.eval().requires_grad_(False)
+    teacher = folders.teacher(LlavaOnevisionForConditionalGeneration, "llava_onevision", device)
     model = VideoLlavaForConditionalGeneration(video_llava.config())
     graft(teacher, model)
     model.to(device).eval()
@@ -79,6 +75,4 @@ def train_all(preset: Preset, seed: int, folder: Path, out: Path, device: torch.
 def save(model: VideoLlavaForConditionalGeneration, out: Path) -> None:
     """Model and processor as a stock folder, bfloat16 safetensors; pictures get frames' tower."""
     model.model.image_tower.load_state_dict(model.model.video_tower.state_dict())
-    model.to(torch.bfloat16).save_pretrained(out / "video_llava")
-    video_llava.processor().save_pretrained(out / "video_llava")
-    (out / "video_llava" / "model.safetensors").chmod(0o644)
+    folders.save(model, video_llava.processor(), out / "video_llava")

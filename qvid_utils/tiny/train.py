@@ -32,7 +32,7 @@ from tqdm.auto import trange
 from transformers import AttentionInterface, CLIPModel, LlavaForConditionalGeneration
 
 from ..paths import DATA
-from . import architecture, world
+from . import architecture, folders, world
 
 NONE = len(world.KINDS)  # the label of a patch that shows ground
 COLOUR_NAMES = list(world.COLOURS)
@@ -541,13 +541,8 @@ def vision_state(clip: CLIPModel, model: LlavaForConditionalGeneration) -> dict[
 
 def save(model: LlavaForConditionalGeneration, clip: CLIPModel, out: Path) -> None:
     """Model, processor and CLIP pair as stock folders, bfloat16 safetensors."""
-    processor = architecture.processor()
-    model.to(torch.bfloat16).save_pretrained(out / "llava")
-    processor.save_pretrained(out / "llava")
-    clip.to(torch.bfloat16).save_pretrained(out / "clip")
-    architecture.clip_processor().save_pretrained(out / "clip")
-    for weights in out.glob("*/model.safetensors"):
-        weights.chmod(0o644)  # the library writes them for their owner only
+    folders.save(model, architecture.processor(), out / "llava")
+    folders.save(clip, architecture.clip_processor(), out / "clip")
 
 
 def main() -> None:
