@@ -33,7 +33,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
 
 figures: $(INSTALLED)  ## run every notebook on the embedded model; write figures/tiny
-	$(BIN)/python -m qvid_utils.regenerate --profile tiny $(ARGS)
+	$(BIN)/python -m qvid_utils.workbook.cli.figures --profile tiny $(ARGS)
 
 test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
@@ -41,10 +41,10 @@ test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 
 test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this machine) and `triton`
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
-	    tests/test_distributed.py tests/test_linalg_triton.py $(ARGS)
+	    tests/workbook/run/test_distributed.py tests/algebra/test_linalg_triton.py $(ARGS)
 
 test-browser: $(BROWSER)  ## notebook 00 in JupyterLab and a real browser; needs Chromium or Chrome
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_browser.py tests/test_panel.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/notebooks/test_browser.py tests/notebooks/test_panel.py $(ARGS)
 
 lab: $(LAB)  ## JupyterLab in notebooks/
 	$(BIN)/python -m jupyterlab --notebook-dir notebooks $(ARGS)

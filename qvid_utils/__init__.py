@@ -24,11 +24,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load": "models",
-    "pruned": "pruning",
+    "load": "models.load",
+    "pruned": "prune",
     "method": "methods",
     "METHODS": "methods",
-    "RULES": "rules",
+    "RULES": "methods",
 }
 
 __all__ = ["METHODS", "RULES", "load", "method", "pruned"]

@@ -18,9 +18,9 @@ from oracle import masked
 from twins import STAR, ask, twin
 
 from qvid_utils.families import FAMILIES
-from qvid_utils.measure.rounds import peak_bytes
-from qvid_utils.measure.workloads import config_of, make
-from qvid_utils.pruning import _Engine, pruned
+from qvid_utils.prune.hooks import _Engine, pruned
+from qvid_utils.workbook.cost.rounds import peak_bytes
+from qvid_utils.workbook.cost.workloads import config_of, make
 
 LAYERS, TOWER, KEEP = 5, 2, 64
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from qvid_utils.benchmarks.published import BENCHMARKS
+from qvid_utils.workbook.benchmarks.published import BENCHMARKS
 
 
 def picture(number: int = 0) -> dict:

@@ -19,7 +19,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qvid_utils.families import FAMILIES, remember
-from qvid_utils.families.processors import image_only
+from qvid_utils.models.processors import image_only
 
 # Older transformers repeat pictures one by one for beams, so that the beams of a prompt with two of
 # them see others than they should; newer ones encode a prompt's pictures once for all beams.

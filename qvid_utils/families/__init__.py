@@ -3,18 +3,9 @@
 import importlib
 import pkgutil
 
-from .base import (
-    Family,
-    Template,
-    Unavailable,
-    family_of,
-    processor_of,
-    query_tokens,
-    remember,
-    takes_videos,
-    template_of,
-)
+from .base import Family, family_of, processor_of, query_tokens, remember, takes_videos, template_of
 from .layout import Block, score_maps
+from .template import Template, Unavailable
 
 _FOUND = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
 FAMILIES: dict[str, Family] = {

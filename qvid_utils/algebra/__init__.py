@@ -1,0 +1,1 @@
+"""Tensors only, no model: leverage, cuts, selection, clustering, merging."""

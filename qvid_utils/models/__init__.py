@@ -1,0 +1,1 @@
+"""Load a model by name: weights, processors without torchvision, the CLIP pair."""

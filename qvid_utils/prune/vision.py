@@ -1,0 +1,157 @@
+"""What the pictures of a call show to a block: how they lie, the vision tower, CLIP."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..algebra.selection import Kept
+from ..families import Unavailable, family_of, processor_of
+from ..families.calls import sizes_seen
+from ..families.layout import frames_of
+from ..methods import METHODS
+from ..models.clip import clip_pair
+from .evidence import CLIP, NEEDS_CLASS, NEEDS_TOWER, Scene
+from .plan import Stage
+from .vision_tower import Encodings, tower_seen
+
+__all__ = ["Pictures"]
+
+
+class Pictures:
+    """The vision side of a block: watched while it is open, asked where a cut is made.
+
+    Raises Unavailable where the model's vision tower has not what a method needs.
+    """
+
+    def __init__(self, model: nn.Module, stages: Sequence[Stage], processor: Any, clip: Any):
+        self.model, self.family, self.processor = model, family_of(model), processor
+        self.sees = set().union(*(stage.sees for stage in stages))
+        self.site = stages[0].site
+        self._check(stages)
+        self.clip = clip_pair(model, clip) if self.sees & CLIP else None
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold on to nothing of the last call."""
+        self.arguments: dict[str, Any] = {}
+        self.sizes: dict[str, Any] = {}  # what the encoders were told, for how the tokens lie
+        self.encodings = Encodings()  # what the tower held
+        self.scene: Scene | None = None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        with ExitStack() as left:
+            left.callback(self.forget)
+            if self.site is not None:
+                left.enter_context(self.site.inside())
+            if self.sees & ({"grid", "frames"} | NEEDS_TOWER):
+                self.sizes = left.enter_context(sizes_seen(self.model))
+            if self.sees & NEEDS_TOWER:
+                self.encodings = left.enter_context(tower_seen(self.model, self.family))
+            yield
+
+    def begin(self, scene: Scene, arguments: dict[str, Any]) -> None:
+        """A call with pictures begins; arguments: of the base model's forward."""
+        self.scene, self.arguments = scene, arguments
+        if self.site is not None:
+            self.site.told(scene.ids, arguments.get("mm_encoder_outputs"))
+
+    def about(self, row: int, numbers: Tensor, words: Tensor | None) -> dict[str, Any]:
+        """What `Evidence` takes from here, for the visual tokens `numbers` of a row."""
+        return {
+            "grid_of": functools.partial(self._grid, row),
+            "frames_of": functools.partial(self._frames, row, numbers),
+            "tower": functools.partial(self._tower, row, numbers),
+            "text_of": functools.partial(self._text, row, words),
+            "clip": self.clip,
+        }
+
+    def projected(self, i: int, name: str, kept: Kept) -> Tensor | None:
+        """What takes the place of the kept tokens, as the stream has it; None: they stay."""
+        if kept.patches is None:
+            return kept.merged
+        if i:
+            raise ValueError(
+                f"layer={i}: method {name!r} merges before the projector, at the door "
+                "of the language model; use layer=0"
+            )
+        if not self.family.patchwise:
+            raise Unavailable(
+                f"method {name!r} merges before the projector, and {self.family.name} "
+                "pools or joins patches there; merge behind it (Kept.merged)"
+            )
+        projector = self.family.part(self.model, "projector")
+        like = next(projector.parameters())
+        return projector(kept.patches.to(like)).to(kept.index.device)
+
+    def _text(self, row: int, words: Tensor) -> str:
+        """The query of a row as text."""
+        processor = processor_of(self.model, self.processor)
+        ids = self.scene.ids[row, words[row]]
+        tokenizer = getattr(processor, "tokenizer", processor)
+        return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _grid(self, row: int) -> tuple[int, int, int]:
+        call, prompt = self._encoded(row)
+        return self.family.grid(self.model.config, self.scene.counts[row], call, prompt)
+
+    def _frames(self, row: int, numbers: Tensor) -> Tensor:
+        """The picture or frame of the tokens `numbers`, see the word."""
+        _all_known(numbers, "frames")
+        call, prompt = self._encoded(row)
+        blocks = self.family.blocks(self.model.config, call, prompt)
+        return frames_of(blocks).to(numbers.device)[numbers]
+
+    def _tower(self, row: int, numbers: Tensor, word: str) -> Tensor:
+        _all_known(numbers, word)
+        if word == "filled":
+            every = self.site.filled(row) if self.site else torch.ones(self.scene.counts[row])
+            return every.bool().to(numbers.device)[numbers]
+        self.encodings.check(self.arguments.get("mm_encoder_outputs"))
+        call, prompt = self._encoded(row)
+        found = self.encodings.word(word, self.model.config, call["input_ids"], prompt)
+        return found.to(numbers.device)[numbers]
+
+    def _encoded(self, row: int) -> tuple[dict[str, Any], int]:
+        """The arguments of the encoders with the prompts that were encoded together, and which of
+        these a row is: beams share one."""
+        counts, call, copies = self.scene.counts, self.arguments, 1
+        if call.get("mm_encoder_outputs"):  # generate has encoded each prompt once, for all beams
+            encoded = [f"get_{kind}_features" for kind in call["mm_encoder_outputs"]]
+            copies = sum(counts) // sum(self.sizes["encoded"][name] for name in encoded)
+        call = {**self.sizes, **{name: v for name, v in call.items() if v is not None}}
+        call["input_ids"] = call["input_ids"][::copies]
+        return call, row // copies
+
+    def _check(self, stages: Sequence[Stage]) -> None:
+        if self.site is not None and self.sees & NEEDS_TOWER:
+            words = ", ".join(sorted(self.sees & NEEDS_TOWER))
+            raise Unavailable(
+                f"{self.site.encode} changes the vision tower, and {words} would show it as it was "
+                "not: compose it with methods that score inside the language model"
+            )
+        for stage in stages:
+            if stage.sees & NEEDS_TOWER and self.family.tower is None:
+                raise Unavailable(f"{self.family.name} does not say where its vision tower is")
+            words, name = sorted(stage.sees & NEEDS_CLASS), stage.method.name
+            if words and not self.family.tower.has_class_token(self.model.base_model):
+                adapted = [other for other in METHODS if other.endswith("_received")]
+                own = f"{name}_received"
+                raise Unavailable(
+                    f"method {name!r} sees {', '.join(words)}, and the vision tower of this "
+                    f"{self.family.name} has no class token; adapted to the attention that tokens "
+                    f"receive: {own if own in adapted else ', '.join(adapted)}"
+                )
+
+
+def _all_known(numbers: Tensor, word: str) -> None:
+    if bool((numbers < 0).any()):
+        raise ValueError(
+            f"{word!r} is what the vision tower shows of each token, and an earlier method of this "
+            "block has put in one that stands for no single token (a class token or a sum); put "
+            "the method that looks at the tower first"
+        )

@@ -1,0 +1,441 @@
+"""Notebook 05's numbers: video suites at shares of their tokens, and what stands beside them.
+
+    python -m qvid_utils.workbook.studies.video --out data/measured
+
+asks the embedded video model every question under every method at the papers' shares, and stores
+the answers and the table of results.
+
+A budget is a share of a clip's visual tokens (`Cell(share=…)`), so that clips of all lengths stand
+in one table. Beside the methods stand the honest baselines of video: fewer frames at the same
+number of tokens, and the first frame alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import torch
+from clip_suites import read_first_frame
+from torch import nn
+
+from ...algebra.schedules import count_at
+from ...algebra.selection import top_k_by_picture, top_k_in_pictures
+from ...families import Unavailable, family_of, takes_videos
+from ...families.layout import frames_of
+from ...methods import Method, method
+from ...models.load import LoadError, load
+from ...paths import DATA, PROFILES, RUNS
+from ...prune.hooks import pruned
+from ..benchmarks import TINY_VIDEO, Suite, suite, video_suite
+from ..benchmarks.base import error_of, metrics, pull_of, value_of
+from ..benchmarks.paper_profile import here, place
+from ..benchmarks.published import published
+from ..benchmarks.published.video import frames
+from ..run.cell import Cell, grid
+from ..run.evaluate import evaluate
+from ..run.grid import visual_counts
+from ..tables import schema as results
+from .low_rank import prompts
+
+__all__ = [
+    "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",
+    "films", "frames_kept", "in_frames", "kept", "lengths", "main", "per_frame", "rows", "setting",
+    "store", "stored", "with_frames", "with_share_of_frames",
+]  # fmt: skip
+
+SHARES = {"2b": (33.3, 22.2, 11.1), "12": (25.0, 15.0, 10.0)}  # % of the tokens, by paper table
+FEWER, FIRST = "fewer_frames", "first_frame"  # the baselines' names in a table
+COMPARED = (
+    "qvid", "v2drop", "fastv", "pyramiddrop", "sparsevlm", "svd_prune", "svd_prune_per_frame",
+    "divprune", "random", "stride",
+)  # fmt: skip
+RUN = {"2b": "_video", "12": "_video_llava"}  # how a profile's stored run of a table is called
+SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
+EMBEDDED = "tiny/llava_onevision"
+TWIN = "tiny/video_llava"  # of Table 12
+CHECKPOINTS = {  # of each table, and the family whose number of frames is shown
+    "2b": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
+    "12": ("LanguageBind/Video-LLaVA-7B-hf", "video_llava"),
+}
+PUBLISHED = ("mvbench", "videomme")
+NAMES = {  # of the models, in tables
+    ("tiny", "2b"): EMBEDDED, ("paper", "2b"): "LLaVA-OneVision-7B",
+    ("tiny", "12"): TWIN, ("paper", "12"): "Video-LLaVA-7B",
+}  # fmt: skip
+
+
+def setting(profile: str, table: str = "2b") -> tuple[nn.Module, Any, list[Suite]]:
+    """Model, processor and video suites of a profile; table: whose checkpoint "paper" takes, and
+    whose embedded twin "tiny" does.
+
+    ValueError for an unknown profile or table; Unavailable names what is not on this machine.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
+    if table not in CHECKPOINTS:
+        raise ValueError(f"table={table!r}: it must be one of {', '.join(CHECKPOINTS)}")
+    if profile == "paper":
+        return _paper(*CHECKPOINTS[table])
+    try:
+        suites = [video_suite(name) for name in TINY_VIDEO]
+        return *load(TWIN if table == "12" else EMBEDDED), suites
+    except LoadError as missing:
+        family = CHECKPOINTS[table][1]
+        raise Unavailable(
+            f"{missing}: train it with `python -m train --family {family}`"
+        ) from missing
+
+
+def _paper(checkpoint: str, family: str) -> tuple[nn.Module, Any, list[Suite]]:
+    lacking = [name for name in (checkpoint, *PUBLISHED) if not here(name)]
+    if lacking:
+        raise Unavailable(
+            f"profile='paper' needs {', '.join(lacking)}, which are not on this machine: fetch "
+            "them with `python -m qvid_utils.workbook.benchmarks fetch` where there is a network, or use "
+            "profile='tiny'"
+        )
+    suites = [published(name, place(name), family=family) for name in PUBLISHED]
+    return *load(place(checkpoint) or checkpoint), suites
+
+
+# ------------------------------------------------------------------------------ suites and budgets
+def lengths(one: Suite) -> list[Suite]:
+    """The suite in parts of one number of frames each, from few to many."""
+    shown = one.samples["image"].map(lambda image: image["frames"])
+    parts = [one.samples[shown == n].reset_index(drop=True) for n in sorted(shown.unique())]
+    return [dataclasses.replace(one, samples=part) for part in parts]
+
+
+def with_frames(one: Suite, number: int) -> Suite:
+    """The same questions with `number` evenly spaced frames of each clip (1: the first)."""
+    return _showing(one, lambda frames: number)
+
+
+def with_share_of_frames(one: Suite, share: float) -> Suite:
+    """The same questions with a share of each clip's frames, in %, evenly spaced, at least one."""
+    return _showing(one, lambda frames: count_at(share, frames))
+
+
+def _showing(one: Suite, count: Callable[[int], int]) -> Suite:
+    images = [{**image, "frames": count(image["frames"])} for image in one.samples["image"]]
+    return dataclasses.replace(one, samples=one.samples.assign(image=images))
+
+
+def per_frame(name: str) -> Method:
+    """A method of METHODS with an equal budget for every frame instead of one over the clip.
+
+    ValueError for an unknown name, with the nearest, and for a method that does not simply keep its
+    best tokens.
+    """
+    chosen = method(name)
+    if getattr(chosen.select, "__name__", "") != "top_k":
+        raise ValueError(
+            f"method {name!r} does not keep the best-scored tokens as they are, so its budget "
+            "cannot be told frame by frame"
+        )
+    return dataclasses.replace(
+        chosen,
+        name=f"{name}_per_frame",
+        select=top_k_by_picture,
+        note=f"{chosen.note} Equal budgets for all frames: ours.".strip(),
+        label=f"{chosen.label}, per frame",
+    )
+
+
+def in_frames(name: str) -> Method:
+    """A method of METHODS with one budget over the clip, like itself, and no class tokens or line
+    breaks before all else is kept: what `per_frame` does apart from time. Errors as there."""
+    return dataclasses.replace(
+        per_frame(name),
+        name=f"{name}_in_frames",
+        select=top_k_in_pictures,
+        note=f"{method(name).note} Tokens that show no place come last: ours.".strip(),
+        label=f"{method(name).label}, no class tokens",
+    )
+
+
+def evaluate_shares(
+    model: nn.Module,
+    processor: Any,
+    suites: Sequence[Suite],
+    methods: Sequence[str | Method] = COMPARED,
+    shares: Sequence[float] = SHARES["2b"],
+    **options: Any,
+) -> pd.DataFrame:
+    """`runner.evaluate` of the unpruned model, of each method at each share, and of the baselines.
+
+    shares: in % of a clip's tokens. More columns: share (100 for the full model and for the first
+    frame alone), frames (that were shown), n_visual (of the clip as the full model sees it); keep
+    is the count that the share is of it. `fewer_frames` shows that share of the frames, at least
+    one. options: of `evaluate`; its `limit` counts a suite's questions of one length.
+    """
+    takes_videos(model)
+    limit, seed = options.pop("limit", None), options.get("seed", 0)
+    cells = [Cell(), *grid(methods, [], shares=shares)]
+    found = []
+    for one in (_of_each_length(one, limit, seed) for one in suites):
+        told = evaluate(model, processor, [one], cells, **options)
+        told = told.assign(share=told["retention_pct"].fillna(100.0), frames=_frames(one, told))
+        told = pd.concat([told, *baselines(model, processor, one, shares, **options)])
+        whole = told[told["method"] == "full"].set_index("sample")["mean_tokens"]
+        found.append(told.assign(n_visual=told["sample"].map(whole).astype("Int64")))
+    frame = pd.concat(found, ignore_index=True)
+    pruned = frame.pop("retention_pct").notna() & frame["n_visual"].notna()  # a failure has none
+    pairs = frame.loc[pruned, ["share", "n_visual"]].itertuples(index=False)
+    frame.loc[pruned, "keep"] = [count_at(*pair) for pair in pairs]
+    return frame
+
+
+def _of_each_length(one: Suite, limit: int | None, seed: int) -> Suite:
+    """The suite with at most `limit` questions of each number of frames."""
+    parts = [part.head(limit, seed).samples for part in lengths(one)]
+    return dataclasses.replace(one, samples=pd.concat(parts, ignore_index=True))
+
+
+def _frames(one: Suite, records: pd.DataFrame) -> pd.Series:
+    """How many frames each record's question was shown."""
+    shown = one.samples.set_index("id")["image"].map(lambda image: image["frames"])
+    return records["sample"].map(shown)
+
+
+def baselines(
+    model: nn.Module, processor: Any, one: Suite, shares: Sequence[float], **options: Any
+) -> list[pd.DataFrame]:
+    """The first frame alone, and a share of each clip's frames for each share of its tokens."""
+    shown = [(FIRST, 100.0, with_frames(one, 1))]
+    shown += [(FEWER, share, with_share_of_frames(one, share)) for share in shares]
+    found = []
+    for name, share, less in shown:
+        told = evaluate(model, processor, [less], [Cell()], **options)
+        found.append(told.assign(method=name, share=share, frames=_frames(less, told)))
+    return found
+
+
+# ------------------------------------------------------------------------------------------ tables
+def rows(records: pd.DataFrame, suites: Sequence[Suite], **about: Any) -> pd.DataFrame:
+    """Long rows of the results schema under the paper's names: MVBench, VideoMME and its lengths.
+
+    records: of `evaluate_shares`; about: `table`, `model`, … of the rows. Errors are over clips.
+    """
+    about = {"table": "tiny_video", "model": EMBEDDED, "device": "cpu", "dtype": "float32"} | about
+    made = []
+    for one in suites:
+        mine = records[records["suite"] == one.name]
+        asked = one.only(mine["sample"])
+        for (name, variant, share), part in mine.groupby(["method", "variant", "share"]):
+            for metric, ratios in metrics(asked, part).items():
+                length = metric.removeprefix("accuracy_")
+                if metric != "accuracy" and length not in SPLITS:
+                    continue
+                made.append(
+                    {
+                        **about,
+                        "method": name,
+                        "variant": variant,
+                        "retention_pct": share,
+                        "mean_tokens": round(part["mean_tokens"].mean(), 6),
+                        "benchmark": SPLITS.get(length, one.stands_for),
+                        "metric": "score",
+                        "value": value_of(ratios),
+                        "unit": "%",
+                        "n": len(part)
+                        if metric == "accuracy"
+                        else int(part.split.eq(length).sum()),
+                        "stderr": error_of(pull_of(ratios, part["picture"])),
+                        "seed": about.get("seed", 0),
+                        "source": "measured",
+                    }
+                )
+    return results.tidy(pd.DataFrame(made))
+
+
+def chance(samples: pd.DataFrame) -> pd.Series:
+    """What guessing among the options of each question gives, in [0, 1]."""
+    return 1 / samples["question"].str.count(r"(?:\b[A-H]\.|\([A-H]\)) ")
+
+
+def by_type(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
+    """Accuracy in % by suite and type of question: chance; eliminating: of who guesses among what
+    the first frame leaves possible (`tiny.first_frame`, missing for other suites); first_frame: of
+    the model that sees nothing else; the full model, and its error over clips."""
+    asked = pd.concat([one.samples for one in suites])
+    guess = asked.assign(chance=chance(asked)).groupby("id")["chance"].first()
+    left = read_first_frame()
+    made = []
+    for (one, kind), part in records.groupby(["suite", "kind"]):
+        full = part[part["method"] == "full"]
+        hits = full.assign(off=full["score"] - full["score"].mean())
+        pull = hits.groupby("picture")["off"].sum() / len(full)
+        first = part[part["method"] == FIRST]
+        made.append(
+            {
+                "suite": one,
+                "kind": kind,
+                "n": len(full),
+                "chance": 100 * full["sample"].map(guess).mean(),
+                "eliminating": 100 * full["sample"].map(left).mean(),
+                "first_frame": 100 * first["score"].mean(),
+                "full": 100 * full["score"].mean(),
+                "stderr": 100 * error_of(pull),
+            }
+        )
+    return pd.DataFrame(made)
+
+
+# ------------------------------------------------------------------------------ the stored run
+STORED = ["suite", "sample", "asked", "method", "variant", "keep", "layer", "rank", "share",
+          "frames", "n_visual", "mean_tokens", "prediction"]  # fmt: skip
+
+
+def store(
+    records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str, **about: Any
+) -> list[Path]:
+    """Write `<name>.csv`, the rows of results, and `<name>_answers.parquet`; their paths. about: as
+    in `rows`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_answers.parquet"
+    texts = dict.fromkeys(("suite", "sample", "method", "variant", "prediction"), "category")
+    told = records.assign(asked=_asked(records))[STORED].astype(texts)
+    told.to_parquet(path, index=False, compression="zstd")
+    return [results.write(rows(records, suites, **about), folder / f"{name}.csv"), path]
+
+
+def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b") -> pd.DataFrame:
+    """The records of the stored run of a table's model, as `evaluate_shares` gave them.
+
+    Raises ValueError where there is no such run, or where it answered other questions.
+    """
+    path = folder / f"{profile}{RUN[table]}_answers.parquet"
+    if not path.exists():
+        raise ValueError(
+            f"no stored run {path.name}: python -m qvid_utils.workbook.studies.video --profile {profile} "
+            f"--table {table} makes it"
+        )
+    told = pd.read_parquet(path)
+    texts = told.select_dtypes("category").columns
+    told = told.astype(dict.fromkeys(texts, "object"))
+    family = CHECKPOINTS[table][1]
+    suites = {name: suite(name, family) for name in told["suite"].unique()}
+    asked = pd.concat([one.samples for one in suites.values()])
+    asked = asked.assign(asked=_asked(asked)).rename(columns={"id": "sample"})
+    columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
+    frame = told.merge(asked[columns], on=["sample", "asked"], how="left")
+    if frame["question"].isna().any():
+        unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
+        raise ValueError(
+            f"{path.name} answers another question than {unknown!r} of today: the suites have "
+            "changed, so run python -m qvid_utils.workbook.studies.video again"
+        )
+    scores = [suites[row.suite].hit(row.prediction, row) for row in frame.itertuples()]
+    return frame.drop(columns="asked").assign(score=scores)
+
+
+def _asked(frame: pd.DataFrame) -> list[int]:
+    """A number made from question and answer: tells whether an id still means the same."""
+    pairs = zip(frame["question"], frame["answer"], strict=True)
+    return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The stored run of a table's model: all methods and per-frame budgets at its shares."""
+    new = argparse.ArgumentParser(
+        "python -m qvid_utils.workbook.studies.video", description=main.__doc__
+    )
+    new.add_argument("--out", type=Path, default=DATA / "measured")
+    new.add_argument("--profile", choices=PROFILES, default="tiny", help="embedded, or checkpoints")
+    new.add_argument("--table", choices=list(SHARES), default="2b", help="whose model and shares")
+    new.add_argument("--store", type=Path, help="to go on from (default: in runs)")
+    new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
+    chosen = new.parse_args(argv)
+    if chosen.limit is not None and chosen.limit < 1:
+        new.error(f"--limit {chosen.limit}: give 1 or more questions, or leave it out for all")
+    try:
+        model, processor, suites = setting(chosen.profile, chosen.table)
+    except Unavailable as missing:
+        new.error(str(missing))
+    folder = chosen.store or RUNS / chosen.profile / "video"
+    methods = [*COMPARED, *map(per_frame, ("qvid", "random")), in_frames("qvid")]
+    shares = SHARES[chosen.table]
+    told = {"limit": chosen.limit, "store": folder, "sharers": 1, "progress": True}
+    records = evaluate_shares(model, processor, suites, methods, shares, **told)
+    about = {"model": NAMES[chosen.profile, chosen.table], "device": model.device.type,
+             "dtype": str(model.dtype).removeprefix("torch.")}  # fmt: skip
+    name = f"{chosen.profile}{RUN[chosen.table]}"
+    for path in store(records, suites, chosen.out, name, **about):
+        print(path)
+    return 0
+
+
+# --------------------------------------------------------------------------------- what is kept
+def films(samples: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The frames that each question is shown, uint8 (T, h, w, 3), by sample."""
+    shown = {
+        row.id: frames(row.image["video"], row.image["frames"]) for row in samples.itertuples()
+    }
+    return {name: np.stack([np.asarray(frame) for frame in film]) for name, film in shown.items()}
+
+
+@torch.inference_mode()
+def kept(
+    model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]
+) -> pd.DataFrame:
+    """What the first cut of each cell keeps of each clip: one row per question, cell and token.
+
+    samples: rows of a suite with one number of frames. Columns: sample, question, answer, method,
+    prediction, right, token, frame (-1 for a token that shows no place), spot (its number within
+    the frame), score, kept.
+    """
+    takes_videos(model)
+    inputs = prompts(processor, samples, model.device)
+    family, made = family_of(model), []
+    counts = visual_counts(model, inputs)
+    for cell in cells:
+        with pruned(model, cell.stages(counts)) as trace:
+            ids = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        said = [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+        for i, row in enumerate(samples.itertuples()):
+            cut = next(cut for cut in trace.cuts if cut.row == i)
+            token = cut.scored.numpy(force=True)
+            frame = frames_of(family.blocks(model.config, inputs, i)).numpy()[token]
+            spot = pd.Series(frame).groupby(frame).cumcount().to_numpy()
+            made.append(
+                pd.DataFrame(
+                    {
+                        "sample": row.id,
+                        "question": row.question,
+                        "answer": row.answer,
+                        "method": cell.labels["method"],
+                        "prediction": said[i],
+                        "right": said[i].strip().lower() == row.answer.lower(),
+                        "token": token,
+                        "frame": frame,
+                        "spot": spot,
+                        "score": cut.scores.double().numpy(force=True),
+                        "kept": np.isin(token, cut.kept.numpy(force=True)),
+                    }
+                )
+            )
+    return pd.concat(made, ignore_index=True)
+
+
+def frames_kept(shown: pd.DataFrame) -> pd.DataFrame:
+    """How the budget spreads over time: by method and frame, the mean share of a clip's kept tokens
+    that stand in it, and of the frame's own tokens that are kept; both in %. shown: of `kept`."""
+    placed = shown[shown["frame"] >= 0]
+    all_kept = placed.groupby(["method", "sample"])["kept"].transform("sum")
+    each = placed.assign(part=placed["kept"] / all_kept.where(all_kept > 0))
+    by = ["method", "sample", "frame"]
+    each = each.groupby(by).agg(of_kept=("part", "sum"), of_frame=("kept", "mean"))
+    return (100 * each).groupby(["method", "frame"]).mean().reset_index()
+
+
+if __name__ == "__main__":
+    main()

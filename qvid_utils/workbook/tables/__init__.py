@@ -1,0 +1,1 @@
+"""From records to numbers: metrics, paired comparisons, the papers' tables beside ours."""

@@ -1,0 +1,203 @@
+"""The methods table: what every method is, needs and departs in, read from the data of the methods.
+
+    main, notes = catalogue(), departures()
+
+Only what no code can know is written here: where a work was published, and which works have no
+training-free public code. All else is computed: the score is the first sentence of the rule, the
+needs are its words of evidence, the families those whose models have what the words ask for.
+"""
+
+import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+
+from ...algebra.schedules import At, Staged
+from ...families import FAMILIES, Family
+from ...methods import METHODS, Method
+from ...methods.keep_encoder import Chunks
+from ...methods.rules import QUERY_WORDS
+from ...paths import figures_dir
+from ...prune.evidence import CLIP, NEEDS_CLASS, NEEDS_QUERY
+from .schema import save_table
+
+__all__ = [
+    "ABSENT", "GROUPS", "VENUES", "catalogue", "departures", "group", "refusal", "site", "store",
+]  # fmt: skip
+
+#: Where the work behind a method was published; a method that is not here is ours or a floor.
+VENUES: Mapping[str, str] = MappingProxyType({
+    "qvid": "ICML 2026 workshop", "per_head_max": "QViD, Appendix E",
+    "column_norm": "QViD, Appendix B", "sigma_weighted": "QViD, Appendix E",
+    "leverage_qr": "QViD, Appendix F", "fastv": "ECCV 2024", "fastv_k3": "ECCV 2024",
+    "sparsevlm": "ICML 2025", "sparsevlm_plus": "repository, 2025", "pyramiddrop": "CVPR 2025",
+    "dart": "EMNLP 2025", "fitprune": "AAAI 2025", "v2drop": "CVPR 2026",
+    "v2drop_cosine": "arXiv, 2025", "v2drop_qwen2_vl": "CVPR 2026",
+    "svd_prune": "arXiv 2604.11530", "fastervlm": "arXiv, 2024", "hired": "AAAI 2025",
+    "visionzip": "CVPR 2025", "prumerge": "ICCV 2025", "prumerge_plus": "ICCV 2025",
+    "vispruner": "ICCV 2025", "divprune": "CVPR 2025", "scope": "NeurIPS 2025",
+    "holov": "NeurIPS 2025", "tome": "ICLR 2023", "trim": "COLING 2025",
+    "cdpruner": "NeurIPS 2025",
+})  # fmt: skip
+#: Families whose prompts hold tokens that show no place, so that a picture is no plain grid.
+LINE_BREAKS = frozenset({"llava_onevision"})
+FLOORS = frozenset({"random", "stride", "pooling", "downsampling"})
+#: Ours, beyond both papers; what only takes a method apart (one cut, a rotated M) is not here.
+OURS = frozenset({"qvid_adaptive", "qvid_head_weighted"})
+GROUPS = ("in the language model", "before the language model", "ours", "floors")
+
+#: Works that the papers' tables name and this package does not have: (label, venue, why).
+ABSENT = (
+    (
+        "IVTP",
+        "ECCV 2024",
+        "No public code was found, and the text does not fix its two stages (inside the tower, "
+        "then led by the instruction inside the language model): not implemented.",
+    ),
+    (
+        "LLaVA-Mini",
+        "ICLR 2025",
+        "Its compression module and the fusion before the language model are trained with the "
+        "model: no training-free form exists, not implemented.",
+    ),
+)
+
+
+def site(method: Method) -> str:
+    """Where the tokens go: "tower", "door" (of the language model) or "layers"."""
+    if method.encode is not None:
+        return "tower"
+    schedule = method.schedule
+    return "door" if isinstance(schedule, At) and schedule.depth == 0 else "layers"
+
+
+def group(method: Method) -> str:
+    """One of GROUPS: where a method stands in the comparison."""
+    if method.name in FLOORS:
+        return "floors"
+    if method.name in OURS:
+        return "ours"
+    return "in the language model" if site(method) == "layers" else "before the language model"
+
+
+def words_of(method: Method) -> frozenset[str]:
+    """The words of evidence that the rule and the selection read."""
+    return frozenset({*method.rule.sees, *list(inspect.signature(method.select).parameters)[2:]})
+
+
+def refusal(method: Method, family: Family) -> str:
+    """Why a family cannot carry the method, "" where it can: what `pruned` would say."""
+    words = words_of(method)
+    if words & CLIP and family.no_clip:
+        return "no text tower"
+    if words & NEEDS_CLASS and not family.has_cls:
+        return "no class token"
+    if method.encode is not None and family.whole_grid:
+        return "needs its whole grid"
+    if "grid" in words and family.model_type in LINE_BREAKS:
+        return "line breaks among its patches"
+    if method.positions == "contiguous" and not family.one_axis:
+        return "positions along several axes"
+    return ""
+
+
+def catalogue() -> pd.DataFrame:
+    """One row per method, in the order of METHODS, then the works that are absent: short facts.
+
+    Columns: method (the name to use), work (the label), venue, where, score (one line), needs,
+    merges, positions, count, families. `departures` has the rest.
+    """
+    rows = [_row(method) for method in METHODS.values()]
+    rows += [{"method": "", "work": label, "venue": venue, "where": "not implemented"}
+             for label, venue, _ in ABSENT]  # fmt: skip
+    return pd.DataFrame(rows).fillna("")
+
+
+def departures() -> pd.DataFrame:
+    """One row per method and absent work: how it chooses, its source, and every departure."""
+    rows = [
+        {
+            "method": method.name,
+            "chooses": _sentence(method.select),
+            "source": method.source,
+            "departures": method.note,
+        }
+        for method in METHODS.values()
+    ]
+    rows += [{"method": label, "departures": why} for label, _, why in ABSENT]
+    return pd.DataFrame(rows).fillna("")
+
+
+def store(profile: str) -> pd.DataFrame:
+    """Write figures/<profile>/methods.csv, .tex and .md, the last with the departures below.
+
+    Gives the short table back. `methods_departures.csv`, .tex and .md hold the rest alone.
+    """
+    short, more = catalogue(), departures()
+    caption = f"{len(METHODS)} methods: what each scores, where it cuts, what it needs"
+    save_table(short, "methods", profile, caption)
+    save_table(more, "methods_departures", profile, "How each method chooses, and every departure")
+    page = figures_dir(profile) / "methods.md"
+    rest = (figures_dir(profile) / "methods_departures.md").read_text(encoding="utf-8")
+    page.write_text(f"{page.read_text(encoding='utf-8')}\n{rest}", encoding="utf-8", newline="\n")
+    return short
+
+
+def _row(method: Method) -> dict[str, Any]:
+    carried = [family for family in FAMILIES.values() if not refusal(method, family)]
+    names = ", ".join(family.name for family in carried)
+    return {
+        "method": method.name,
+        "work": method.label,
+        "venue": VENUES.get(method.name, "floor" if method.name in FLOORS else "ours"),
+        "where": _where(method),
+        "score": _sentence(method.rule),
+        "needs": _needs(method),
+        "merges": "yes" if _merges(method) else "no",
+        "positions": method.positions.replace("_", " "),
+        "count": _count(method),
+        "families": "all five" if len(carried) == len(FAMILIES) else names,
+    }
+
+
+def _where(method: Method) -> str:
+    place = site(method)
+    if place == "tower":
+        return "inside the vision tower"
+    if place == "door":
+        return "door of the language model"
+    schedule = method.schedule
+    depths = (schedule.depth,) if isinstance(schedule, At) else schedule.depths
+    word = "layer" if len(depths) == 1 else "layers"
+    return f"{word} {', '.join(map(str, depths))} of {schedule.of}"
+
+
+def _needs(method: Method) -> str:
+    words = words_of(method)
+    found = [
+        *(["question"] if words & NEEDS_QUERY else ["text"] if words & QUERY_WORDS else []),
+        *(["class token"] if words & NEEDS_CLASS else []),
+        *(["text tower"] if words & CLIP else []),
+    ]
+    return ", ".join(found) or "nothing"
+
+
+def _merges(method: Method) -> bool:
+    # HoloV's selection merges nothing: it puts what it keeps in an order of its own
+    return method.encode is not None or (method.merges and not isinstance(method.select, Chunks))
+
+
+def _count(method: Method) -> str:
+    if isinstance(method.schedule, Staged):
+        return "mean over layers"
+    options = hasattr(method.select, "official_counts")
+    return "exact, or the code's own" if options else "exact"
+
+
+def _sentence(thing: Any) -> str:
+    """The first sentence of what a rule or selection says about itself."""
+    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    head, dot, _ = text.partition(". ")
+    return head.rstrip(".;") if dot else text.rstrip(".")

@@ -1,0 +1,101 @@
+"""Tables of the video runs: accuracy by type of question, paired differences of methods, and how
+much of what is kept depends on the question."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..benchmarks.base import error_of
+from .statistics import paired_difference
+
+__all__ = ["ALL", "at_cost", "by_method", "in_common", "leads"]
+
+ALL = "all"  # the type of question that stands for a suite's whole
+EDGE = 1.96  # standard errors on either side of a 95 % interval
+
+
+def by_method(records: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each method at each share, by suite and type of question, `ALL` types first.
+
+    records: `video.evaluate_shares`. Columns: suite, kind, share, method, value (%), stderr over
+    clips, low and high (95 %, within [0, 100]), n, mean_tokens.
+    """
+    every = pd.concat([records.assign(kind=ALL), records])
+    rows = []
+    for key, part in every.groupby(["suite", "kind", "share", "method"], sort=False):
+        off = (part["score"] - part["score"].mean()) / len(part)
+        value, error = (
+            100 * part["score"].mean(),
+            100 * error_of(off.groupby(part["picture"]).sum()),
+        )
+        rows.append(
+            dict(zip(("suite", "kind", "share", "method"), key, strict=True))
+            | {"value": value, "stderr": error, "low": max(0.0, value - EDGE * error)}
+            | {"high": min(100.0, value + EDGE * error), "n": len(part)}
+            | {"mean_tokens": part["mean_tokens"].mean()}
+        )
+    return pd.DataFrame(rows)
+
+
+def leads(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.DataFrame:
+    """`method` minus every other one at the same share, in accuracy points.
+
+    Paired over the questions of a suite, bootstrapped over clips: suite, share, method (the other),
+    difference, low and high (95 %), n, clips. ValueError where the method was not asked.
+    """
+    rows = []
+    pruned = records[~records["method"].isin(["full", "first_frame"])]
+    for (suite, share), part in pruned.groupby(["suite", "share"], sort=False):
+        own = part[part["method"] == method].set_index("sample")
+        if own.empty:
+            raise ValueError(f"no answers of {method!r} at {share} % of {suite}: ask it as well")
+        for other, theirs in part[part["method"] != method].groupby("method", sort=False):
+            found = paired_difference(own, theirs.set_index("sample"), seed)
+            rows.append({"suite": suite, "share": share, "method": other} | found)
+    return pd.DataFrame(rows).rename(columns={"pictures": "clips"})
+
+
+def at_cost(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.DataFrame:
+    """`method` minus every cell of the others that costs as much or a little more.
+
+    A label is not a cost: of the shares at which the method was asked, the largest whose mean
+    tokens do not exceed the other cell's is set against it; cells below all of them are left out.
+    Columns: suite, method and share (the other's), tokens, own_share, own_tokens (mean over layers
+    and questions), difference, low, high (95 %, points), n, clips.
+    """
+    rows = []
+    pruned = records[~records["method"].isin(["full", "first_frame"])]
+    for suite, part in pruned.groupby("suite", sort=False):
+        own = part[part["method"] == method]
+        costs = own.groupby("share")["mean_tokens"].mean()
+        others = part[part["method"] != method].groupby(["method", "share"], sort=False)
+        for (other, share), theirs in others:
+            tokens = theirs["mean_tokens"].mean()
+            if not (within := costs[costs <= tokens]).size:
+                continue
+            mine = own[own["share"] == within.idxmax()].set_index("sample")
+            found = paired_difference(mine, theirs.set_index("sample"), seed)
+            cost = {"tokens": tokens, "own_share": within.idxmax(), "own_tokens": within.max()}
+            rows.append({"suite": suite, "method": other, "share": share} | cost | found)
+    return pd.DataFrame(rows).rename(columns={"pictures": "clips"})
+
+
+def in_common(shown: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The part of a question's kept tokens that another question about its clip keeps, too.
+
+    shown: `video.kept` of equal budgets; samples: with `picture`, the first two questions of each
+    clip count. Columns: method, common (mean over clips, %), least (the lowest), clips. ValueError
+    where no clip has two questions.
+    """
+    clip = samples.set_index("id")["picture"]
+    kept = shown[shown["kept"]].groupby(["method", "sample"], sort=False)["token"].agg(set)
+    rows = []
+    for method, sets in kept.groupby("method", sort=False):
+        sets = sets.droplevel("method")
+        pairs = sets.groupby(clip.loc[sets.index].to_numpy(), sort=False).agg(list)
+        parts = [len(two[0] & two[1]) / len(two[0]) for two in pairs if len(two) > 1]
+        if not parts:
+            raise ValueError("no clip is asked two questions: give samples of some that are")
+        found = {"common": 100 * sum(parts) / len(parts), "least": 100 * min(parts)}
+        rows.append({"method": method, **found, "clips": len(parts)})
+    return pd.DataFrame(rows)

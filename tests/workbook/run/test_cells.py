@@ -1,0 +1,154 @@
+"""Cells of the comparison: what they are called, what they do, and that the runner does it."""
+
+import pytest
+import torch
+
+from qvid_utils import load, pruned
+from qvid_utils.algebra.schedules import Cut
+from qvid_utils.methods.budget_by_spectrum import modes, share_out
+from qvid_utils.prune.hooks import observed
+from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.run.cell import (
+    FIRST_CUTS,
+    REPOSITIONED,
+    Cell,
+    comparison_cells,
+    our_cells,
+    position_cells,
+    seed_cells,
+)
+from qvid_utils.workbook.run.evaluate import evaluate
+from qvid_utils.workbook.run.store import Store
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load("tiny/llava")
+
+
+@pytest.fixture(scope="module")
+def suites():
+    return [suite("tiny_gqa").head(6)]
+
+
+PAIR = Cell("qvid", 10, before=("divprune", 72, {"positions": "original"}))
+SHARED = Cell("qvid", 16, shared=True)
+
+
+def test_labels_say_what_differs():
+    assert PAIR.labels["variant"] == "after divprune 72"
+    assert SHARED.labels["variant"] == "budget shared by spectrum"
+    assert Cell("v2drop", 16, lists="scaled").labels["variant"] == "lists=scaled"
+    assert Cell("random", 16, 0, {"seed": 2}).labels["variant"] == "seed=2"
+
+
+def test_keys_differ_where_what_is_done_differs():
+    cells = [Cell("qvid", 10), PAIR, Cell("qvid", 10, shared=True),
+             Cell("qvid", 10, before=("divprune", 36, {"positions": "original"})),
+             Cell("qvid", 10, before=("divprune", 72)), Cell("v2drop", 16),
+             Cell("v2drop", 16, lists="scaled")]  # fmt: skip
+    parts = [cell.parts for cell in cells]
+    assert all(a != b for i, a in enumerate(parts) for b in parts[:i])
+
+
+@pytest.mark.parametrize(
+    "cell, says",
+    [
+        (lambda: Cell(shared=True), "no layer and no parameters"),
+        (lambda: Cell(before=("divprune", 72)), "no layer and no parameters"),
+        (lambda: Cell("qvid", 10, before=("divprunne", 72)), "did you mean divprune"),
+        (lambda: Cell("qvid", 10, before=("divprune", 72, {"rank": 3})), "no rank"),
+        (lambda: Cell("v2drop", 16, lists="sometimes"), "allowed are"),
+    ],
+)
+def test_a_bad_cell_is_refused_when_it_is_made(cell, says):
+    with pytest.raises(ValueError, match=says):
+        cell()
+
+
+def test_stages_of_a_pair():
+    (first, size, place), (last, keep, own) = PAIR.stages([144])
+    assert (first.name, size, first.positions, place) == ("divprune", 72, "original", {})
+    assert (last.name, keep, own) == ("qvid", 10, {})
+    late = Cell("qvid", 9, 4, before=("stride", 36, {"layer": 0}))
+    (stride, _, place), (_, _, own) = late.stages([144])
+    assert stride.name == "stride" and place == {"layer": 0} and own == {"layer": 4}
+
+
+def test_the_lists_hold_what_the_notebook_compares(loaded):
+    config, budgets = loaded[0].config, (48, 32, 16)
+    pairs = [cell for cell in our_cells(config, budgets) if cell.before]
+    assert {(c.before[1], c.before[0]) for c in pairs} == {
+        (size, name) for size, names in FIRST_CUTS.items() for name in names
+    }
+    for cell in pairs:  # 12 layers: the first with `size` tokens, eleven with `keep`
+        mean = (cell.before[1] + 11 * cell.keep) / 12
+        assert any(budget - 1 < mean <= budget for budget in budgets if budget < cell.before[1])
+    assert sorted(c.keep for c in our_cells(config, budgets) if c.shared) == [4, 16, 21, 32, 39, 48]
+    assert {c.keep for c in seed_cells(config, budgets)} == {4, 16, 21, 32, 39, 48}
+    free = position_cells([16])
+    assert [c.method for c in free[: len(REPOSITIONED)]] == list(REPOSITIONED)
+    assert all(c.chosen.positions == "original" for c in free[: len(REPOSITIONED)])
+    two = comparison_cells(config, [16], ["qvid", "divprune"])
+    assert [(c.method, c.keep) for c in two] == [("qvid", 16), ("divprune", 16), ("qvid", 4)]
+
+
+def test_a_pair_answers_as_pruned_does(loaded, suites):
+    model, processor = loaded
+    found = evaluate(*loaded, suites, [Cell(), PAIR], batch_size=2)
+    found = found[found["method"] == "qvid"].set_index("sample")
+    for row in suites[0].samples.itertuples():
+        inputs = runner.prompts(processor, suites[0].samples.query("id == @row.id"), model.device)
+        stages = [("divprune", 72, {"positions": "original"}), ("qvid", 10)]
+        with torch.inference_mode(), pruned(model, stages) as trace:
+            ids = model.generate(**inputs, max_new_tokens=runner.NEW_TOKENS, do_sample=False)
+        said = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert found.loc[row.id, "prediction"] == said.strip()
+        assert found.loc[row.id, "mean_tokens"] == trace.mean_tokens[0] == (72 + 11 * 10) / 12
+
+
+def test_a_shared_budget_gives_each_question_its_part(loaded, suites, tmp_path):
+    """The shares, worked out from the observed interaction, prompt by prompt."""
+    model, processor = loaded
+    with Store(tmp_path) as store:
+        found = evaluate(*loaded, suites, [Cell(), SHARED], batch_size=4, store=store)
+        (log,) = [path for path in store.cells.glob("*shared*.jsonl")]
+        assert log.stat().st_size
+    sizes, samples = [], suites[0].samples
+    for name in samples["id"]:
+        inputs = runner.prompts(processor, samples[samples["id"] == name], model.device)
+        with torch.inference_mode(), observed(model, "interaction", layer=1) as seen:
+            model(**inputs)
+        sizes.append(modes(seen[0]["interaction"]))
+    wanted = dict(zip(samples["id"], share_out(sizes, 16, 144), strict=True))
+    mine = found[found["method"] == "qvid"].set_index("sample")["mean_tokens"]
+    assert {name: round(mean * 12 - 144) // 11 for name, mean in mine.items()} == wanted
+    assert len(set(wanted.values())) > 1
+    assert mine.mean() == pytest.approx((144 + 11 * 16) / 12)
+
+
+def test_a_shared_budget_among_others_has_a_key_of_its_own(loaded, tmp_path):
+    """With two of the six questions each has another part: nothing stored may be served."""
+    with Store(tmp_path) as store:
+        parts = {"model": "m"}
+        keys = [
+            {task.cell.shared: task.log.key for task in runner.tasks_of(
+                store, parts, [suite("tiny_gqa")], [SHARED, Cell("qvid", 16)], limit=limit)}
+            for limit in (6, 2)
+        ]  # fmt: skip
+    assert keys[0][True] != keys[1][True] and keys[0][False] == keys[1][False]
+
+
+def test_a_pair_that_asks_for_more_than_is_left_is_refused(loaded, suites):
+    cell = Cell("qvid", 80, before=("divprune", 72))
+    with pytest.raises(ValueError, match="after the others: keep=80.*72 visual"):
+        evaluate(*loaded, suites, [cell])
+
+
+def test_cuts_of_a_pair_by_layer(loaded, suites):
+    model, processor = loaded
+    inputs = runner.prompts(processor, suites[0].samples.head(1), model.device)
+    with torch.inference_mode(), pruned(model, PAIR.stages([144])) as trace:
+        model(**inputs)
+    assert [Cut(c.layer, len(c.kept)) for c in trace.cuts] == [Cut(0, 72), Cut(1, 10)]

@@ -1,0 +1,427 @@
+"""Runs on a store with the embedded model: resumed, killed, shared; what changes a cell's key."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from qvid_utils import load
+from qvid_utils.methods import METHODS, Method
+from qvid_utils.methods.rules import RULES
+from qvid_utils.paths import ROOT
+from qvid_utils.workbook.benchmarks import Suite, suite
+from qvid_utils.workbook.cli import run as command
+from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.run import key as identity
+from qvid_utils.workbook.run import workers as distributed
+from qvid_utils.workbook.run.cell import Cell, grid
+from qvid_utils.workbook.run.evaluate import evaluate, tasks_of
+from qvid_utils.workbook.run.key import plain
+from qvid_utils.workbook.run.store import Store
+from qvid_utils.workbook.tables import report
+from qvid_utils.workbook.tables.failed_questions import scored
+
+CELLS = [Cell("random", 16), Cell(), *grid(["qvid"], [48, 16]), Cell("v2drop", 48)]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load("tiny/llava")
+
+
+@pytest.fixture(scope="module")
+def suites():
+    return [suite("tiny_gqa"), suite("tiny_mme")]
+
+
+@pytest.fixture(scope="module")
+def whole(loaded, suites):
+    return evaluate(*loaded, suites, CELLS, limit=9, batch_size=4)
+
+
+def lines(folder) -> list[dict]:
+    files = sorted((folder / "cells").glob("*.jsonl"))
+    return [json.loads(line) for f in files for line in f.read_text("utf-8").splitlines()]
+
+
+# ---------------------------------------------------------------- resumed
+
+
+def test_a_store_changes_no_row_whatever_order_and_limit(loaded, suites, whole, tmp_path):
+    how = {"limit": 9, "store": tmp_path}
+    few = evaluate(*loaded, suites, CELLS[1:3], **how | {"limit": 4}, batch_size=3)
+    assert len(few) < len(whole)
+    shuffled = evaluate(*loaded, suites, CELLS, **how, batch_size=4, shuffle=True)
+    pd.testing.assert_frame_equal(shuffled, whole, check_exact=True)
+    written = lines(tmp_path)
+    again = evaluate(*loaded, suites, CELLS, **how)
+    pd.testing.assert_frame_equal(again, whole, check_exact=True)
+    assert lines(tmp_path) == written, "a second run asks nothing"
+
+
+def test_shuffle_orders_the_batches_by_its_seed():
+    samples = suite("tiny_gqa").samples.head(40)
+    plain_order = runner._batches(samples, 8)
+    words = [
+        samples.set_index("id")["question"].str.split().str.len()[b].max() for b in plain_order
+    ]
+    assert words == sorted(words) and [len(b) for b in plain_order] == [8] * 5
+    orders = [runner._batches(samples, 8, seed) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(plain_order)
+
+
+def test_a_record_says_what_was_asked_kept_and_how_long_it_took(loaded, suites, tmp_path):
+    found = evaluate(*loaded, suites[:1], CELLS[3:], limit=2, store=tmp_path)
+    by_count = {len(r["kept"]): r for r in lines(tmp_path)}
+    assert {len(kept) for _, kept in by_count[1]["kept"]} == {16}
+    assert [layer for layer, _ in by_count[3]["kept"]] == [1, 6, 8], "v2drop's three cuts"
+    for record in lines(tmp_path):
+        assert len(record["prompt"]) == 16 and 0 < record["seconds"] < 60 and record["answer"]
+    assert len({record["prompt"] for record in lines(tmp_path)}) == 2, "one for each question"
+    assert len(found) == 4
+
+
+def test_cells_that_differ_in_name_alone_are_asked_once(loaded, suites, tmp_path):
+    cells = [Cell("qvid", 16), Cell("qvid", 16, None, {"query": "question"})]
+    found = evaluate(*loaded, suites[:1], cells, limit=3, store=tmp_path)
+    assert len(found) == 6 and len(lines(tmp_path)) == 3
+
+
+def cli(folder, *more) -> subprocess.Popen:
+    options = ["--store", folder, "--methods", "qvid", "random", "--keeps", "16", "--limit", "12"]
+    options += ["--suites", "tiny_gqa", "--batch-size", "1", "--workers", "1", *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "qvid_utils.workbook.run.evaluate", *map(str, options)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_the_command_killed_three_times_ends_with_the_same_table(loaded, tmp_path):
+    moments, seen = random.Random(0), []
+    for _ in range(3):
+        run, before = cli(tmp_path), len(lines(tmp_path))
+        while len(lines(tmp_path)) < before + 2 and run.poll() is None:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        assert run.returncode == -signal.SIGKILL
+        seen.append(lines(tmp_path))
+    assert 0 < len(seen[0]) < len(seen[1]) < len(seen[2]) < 36
+    pair = [cli(tmp_path), cli(tmp_path, "--shuffle")]
+    told = [run.communicate(timeout=240)[1] for run in pair]
+    assert [run.returncode for run in pair] == [0, 0], told
+    assert all(record in lines(tmp_path) for part in seen for record in part)
+    assert (
+        len({(r["sample"], str(r["kept"])) for r in lines(tmp_path)}) == len(lines(tmp_path)) == 36
+    )
+    cells = [Cell(), *grid(["qvid", "random"], [16])]
+    one = [suite("tiny_gqa")]
+    want = report.summary(evaluate(*loaded, one, cells, limit=12), one)
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["value"].tolist() == pytest.approx(want["value"].tolist())
+    assert table["model"].unique() == ["tiny/llava"]
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--methods", "qvidd"], "did you mean qvid"),
+        (["--suites", "tiny_gqaa"], "did you mean 'tiny_gqa'"),
+        (["--keeps", "16"], "--keeps goes with --methods"),
+        (["--profile", "paper"], "profile='paper' needs llava-hf/llava-1.5-7b-hf, gqa"),
+        (["--methods", "random", "--ranks", "4"], "no rank"),
+    ],
+)
+def test_bad_options_are_told_before_anything_runs(options, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        command.main([*options, "--out", str(tmp_path)])
+    assert stop.value.code == 2 and says in capsys.readouterr().err
+
+
+def stopped(options, folder, capsys):
+    """What the command line prints when the run stops, and with which code it ends."""
+    with pytest.raises(SystemExit) as stop:
+        command.main([*options, "--store", str(folder), "--workers", "1"])
+    return stop.value.code, capsys.readouterr().err.strip().splitlines()[-2:]
+
+
+ONE_CELL = ["--methods", "qvid", "--keeps", "16", "--no-full", "--suites", "tiny_gqa", "--limit",
+            "1"]  # fmt: skip
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+
+@pytest.mark.parametrize("fault", [CUDA, CPU], ids=["of the card", "of the machine"])
+def test_memory_that_runs_out_in_a_sample_is_told_with_the_sample(
+    fault, tmp_path, capsys, monkeypatch
+):
+    def ask(self, task, ids):
+        raise type(fault)(str(fault))
+
+    monkeypatch.setattr(runner._Asker, "ask", ask)
+    code, (says, where) = stopped(ONE_CELL, tmp_path, capsys)
+    assert code == 1 and str(fault) in says
+    sample = suite("tiny_gqa").head(1).samples["id"].item()
+    assert where.startswith("suite tiny_gqa, cell ") and where.endswith(f"sample {sample}")
+
+
+def test_cells_that_fail_on_a_cluster_are_told_in_a_sentence(tmp_path, capsys, monkeypatch):
+    """The driver's gathering, with a cluster that only has the two calls that it makes."""
+    broken = torch.OutOfMemoryError("out of memory")
+    broken.add_note("suite tiny_gqa, cell {}, sample tiny_gqa/7")
+
+    def get(job):
+        if job == "bad":
+            raise broken
+
+    ray = SimpleNamespace(wait=lambda jobs: (jobs[:1], jobs[1:]), get=get)
+
+    def on_ray(plan, **how):
+        distributed._gather(ray, {"good": "one", "bad": "two"}, progress=False)
+
+    monkeypatch.setattr(command, "on_ray", on_ray)
+    code, (*_, says) = stopped([*ONE_CELL, "--ray"], tmp_path, capsys)
+    assert code == 1 and says.endswith(
+        "1 of 2 cells failed, the others are stored; first two: OutOfMemoryError: out of memory "
+        "(suite tiny_gqa, cell {}, sample tiny_gqa/7)"
+    )
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(tmp_path, monkeypatch):
+    def in_processes(plan, workers, **how):
+        raise RuntimeError("open pictures_once first")
+
+    monkeypatch.setattr(command, "in_processes", in_processes)
+    with pytest.raises(RuntimeError, match="open pictures_once first"):
+        command.main([*ONE_CELL, "--store", str(tmp_path)])
+
+
+def test_a_dry_run_says_what_is_there(loaded, tmp_path, capsys):
+    evaluate(*loaded, [suite("tiny_gqa")], [Cell("qvid", 16)], limit=3, store=tmp_path)
+    asked = ["--store", str(tmp_path), "--methods", "qvid", "--keeps", "16", "32", "--limit", "3"]
+    assert command.main([*asked, "--suites", "tiny_gqa", "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "tiny_gqa full: 0 of 3",
+        "tiny_gqa qvid 16 16: 3 of 3",
+        "tiny_gqa qvid 32 16: 0 of 3",
+    ]
+
+
+def test_only_the_default_cells_go_to_the_stored_run(tmp_path):
+    def where(*options):
+        return command._plan(command.parser().parse_args(list(options)))
+
+    plan, out, name = where("--limit", "3")
+    assert out.name == "measured" and name == "tiny_llava" and len(plan.cells) > 60
+    for options in (["--store", str(tmp_path)], ["--methods", "qvid"], ["--suites", "tiny_gqa"]):
+        plan, out, name = where(*options)
+        assert name == "table" and str(out) == plan.store
+    *_, name = where("--methods", "qvid", "--name", "other")
+    assert name == "other"
+
+
+# ---------------------------------------------------------------- keys
+
+
+def loudest(hidden):
+    return hidden.norm(dim=-1)
+
+
+def keys(loaded, cells, one=None, tmp="unused"):
+    model, processor = loaded
+    with Store(tmp) as store:
+        made = tasks_of(
+            store, identity.model_parts(model, processor), [one or suite("tiny_gqa")], cells
+        )
+        return [task.log.key for task in made]
+
+
+def test_cells_that_do_the_same_have_one_key(loaded, tmp_path):
+    same = [Cell("qvid", 16), Cell("qvid", 16, None, {"query": "question"}),
+            Cell(METHODS["qvid"], 16, None, {"positions": "original"})]  # fmt: skip
+    assert len(set(keys(loaded, same, tmp=tmp_path))) == 1
+    assert keys(loaded, same, tmp=tmp_path) == keys(loaded, same, tmp=tmp_path / "other")
+
+
+def test_every_choice_of_a_cell_is_in_its_key(loaded, tmp_path):
+    cells = [Cell(), Cell("qvid", 16), Cell("qvid", 17), Cell("qvid", 16, 3), Cell("random", 16),
+             *(Cell("qvid", 16, None, {k: v}) for k, v in {
+                 "rank": 8, "query": "content", "positions": "contiguous", "reading": "two_pass",
+                 "rope": True}.items()),
+             Cell("random", 16, None, {"seed": 1})]  # fmt: skip
+    assert len(set(keys(loaded, cells, tmp=tmp_path))) == len(cells)
+
+
+def test_a_changed_weight_dtype_or_template_is_another_key(loaded, tmp_path):
+    cell = [Cell("qvid", 16)]
+    before = keys(loaded, cell, tmp=tmp_path)
+    runner.prompts(loaded[1], suite("tiny_gqa").samples.head(2), "cpu")
+    assert keys(loaded, cell, tmp=tmp_path) == before, "a batch that was made changes nothing"
+    model, processor = load("tiny/llava")
+    assert keys((model, processor), cell, tmp=tmp_path) == before
+    weight = next(model.parameters())
+    with torch.no_grad():
+        weight.view(-1)[0] += 1e-3
+    other = [before, keys((model, processor), cell, tmp=tmp_path)]
+    other.append(keys(load("tiny/llava", dtype="bfloat16"), cell, tmp=tmp_path))
+    other.append(keys(load("tiny/llava", attention="eager"), cell, tmp=tmp_path))
+    processor.chat_template += " "
+    other.append(keys((model, processor), cell, tmp=tmp_path))
+    assert len({key for (key,) in other}) == 5
+
+
+def test_changed_questions_are_another_key_in_whatever_order(loaded, tmp_path):
+    cell, gqa = [Cell()], suite("tiny_gqa")
+
+    def of(samples):
+        return keys(loaded, cell, Suite("tiny_gqa", "GQA", "accuracy", samples), tmp_path)
+
+    changed = gqa.samples.copy()
+    changed.loc[5, "answer"] = "another"
+    assert of(gqa.samples.sample(frac=1, random_state=0)) == of(gqa.samples) != of(changed)
+
+
+def test_code_counts_and_comments_do_not(tmp_path):
+    def version(text, name="rules.py"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        identity.code_version.cache_clear()
+        return identity.code_version(tmp_path)
+
+    first = version('def f(x):\n    """Doubled."""\n    return 2 * x\n')
+    assert version("# new\ndef f(x):\n\n    'Twice.'\n    return (2 * x)\n") == first
+    assert version("any = 1", "figures.py") == first, "a figure changes no answer"
+    assert version("def f(x):\n    'Doubled.'\n    return 3 * x\n") != first
+    identity.code_version.cache_clear()
+
+
+def test_a_function_of_the_users_counts_by_its_code():
+    def times(factor):
+        def scores(hidden):
+            return factor * hidden
+
+        return scores
+
+    assert plain(times(2)) == plain(times(2)) != plain(times(3))
+    assert plain(loudest) != plain(lambda hidden: -hidden.norm(dim=-1))
+    with pytest.raises(TypeError, match="cannot be part of a key"):
+        plain(object())
+
+
+# ---------------------------------------------------------------- failures
+
+
+def refusing(scores, keep):
+    """Fails for one prompt in a few: a selection that sees what the random rule drew."""
+    if int(scores[0]) % 4 == 0:
+        raise ZeroDivisionError("no such prompt")
+    return METHODS["random"].select(scores, keep)
+
+
+PICKY = Cell(Method("stride", RULES["random"], select=refusing), 16)  # a name that tables know
+
+
+@pytest.fixture(scope="module")
+def some_failed(loaded, suites):
+    return evaluate(
+        *loaded, suites, [*CELLS[:2], Cell("qvid", 16), PICKY], limit=9, on_error="record"
+    )
+
+
+def test_failed_samples_are_counted_and_never_scored(some_failed, whole, suites):
+    failed = some_failed[some_failed["failed"] != ""]
+    assert 0 < len(failed) < 19 and set(failed["method"]) == {"stride"}
+    assert failed["score"].isna().all() and failed["prediction"].isna().all()
+    assert set(failed["failed"]) == {"ZeroDivisionError: no such prompt"}
+    assert set(some_failed.loc[some_failed["method"] == "stride", "layer"]) == {1}, (
+        "one cell, not two"
+    )
+    rest = scored(some_failed)
+    assert "failed" not in rest and rest["score"].notna().all()
+    assert rest.groupby(["method", "keep"], dropna=False)["sample"].nunique().nunique() == 1
+    groups = set(failed["group"]) - {""}
+    assert not groups & set(rest["group"]), "a pair goes as a whole"
+
+
+def test_every_table_says_how_many_failed(some_failed, suites):
+    long = report.summary(some_failed, suites)
+    told = long[long["metric"] == "failed"]
+    counts = some_failed[some_failed["failed"] != ""].groupby("suite").size()
+    assert dict(zip(told["benchmark"], told["value"], strict=True)) == counts.to_dict()
+    assert set(told["method"]) == {"stride"} and (told["n"] >= 9).all()
+    clean = long[long["metric"] != "failed"]
+    want = report.summary(scored(some_failed), suites)
+    pd.testing.assert_frame_equal(clean.reset_index(drop=True), want)
+    names = [one.name for one in suites]
+    for table in (
+        report.averages(some_failed, suites, names),
+        report.differences(some_failed, names),
+    ):
+        assert table.loc[table["method"] == "stride", "failed"].tolist() == [counts.sum()]
+        assert (table.loc[table["method"] != "stride", "failed"] == 0).all()
+
+
+def test_a_suite_s_verdict_counts_the_failures_of_its_layer(some_failed):
+    says = report.says_something(some_failed).set_index("suite")["failed"]
+    counts = some_failed[some_failed["failed"] != ""].groupby("suite").size()
+    assert says.to_dict() == counts.to_dict()
+
+
+def test_the_paper_s_tables_count_them_too(some_failed, suites):
+    joined = report.beside(some_failed, suites, 7)
+    told = joined[(joined["method"] == "stride") & joined["keep_measured"].notna()]
+    counts = some_failed[some_failed["failed"] != ""].groupby("suite").size().to_dict()
+    total = {"Avg over common": sum(counts.values())}
+    assert dict(zip(told["suite"], told["failed"], strict=True)) == counts | total
+    assert (joined.loc[joined["method"] == "qvid", "failed"] == 0).all()
+    shown = report.columns_side_by_side(joined)
+    assert ("failed", "") in shown.columns
+
+
+def test_a_broken_picture_is_recorded_for_every_cell(loaded, suites, tmp_path):
+    one = suites[0].head(4)
+    samples = one.samples.copy()
+    samples.at[2, "image"] = {"bytes": b"", "path": ""}
+    broken = Suite(one.name, one.stands_for, one.metric, samples)
+    how = {"store": tmp_path, "on_error": "record"}
+    found = evaluate(*loaded, [broken], CELLS[:2], **how)
+    failed = found[found["failed"] != ""]
+    assert failed["sample"].tolist() == [samples["id"][2]] * 2
+    assert failed["failed"].str.contains("its picture cannot be read").all()
+    with pytest.raises(ValueError, match=samples["id"][2]):
+        evaluate(*loaded, [broken], CELLS[:2], store=tmp_path)
+    clean = evaluate(*loaded, [one], CELLS[:2])
+    both = found.merge(clean, on=["sample", "method"], suffixes=("", "_clean"))
+    fine = both["failed"] == ""
+    assert np.array_equal(both.loc[fine, "prediction"], both.loc[fine, "prediction_clean"])
+
+
+def test_what_can_be_known_is_told_before_any_question(loaded, suites, monkeypatch):
+    monkeypatch.setattr(loaded[0], "generate", lambda **_: pytest.fail("it was asked"))
+    for cell, says in [
+        (Cell("qvid", 16, 99), "layer=99"),
+        (Cell("v2drop", 48, 3), "an explicit layer"),
+        (Cell("qvid", 0), "keep at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=says) as caught:
+            evaluate(*loaded, suites, [Cell(), cell])
+        assert "'method'" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="on_error='skip'"):
+        evaluate(*loaded, suites, [Cell()], on_error="skip")
+    with pytest.raises(ValueError, match="batch_size=0"):
+        evaluate(*loaded, suites, [Cell()], batch_size=0)
