@@ -1,15 +1,12 @@
 """Bringing checkpoints and benchmarks to a machine, for itself or for one without a network.
 
-    python -m qvid_utils.workbook.benchmarks fetch pope mme llava-hf/llava-1.5-7b-hf --to /data/hub
+    python -m qvid_utils benchmarks fetch pope mme llava-hf/llava-1.5-7b-hf --to /data/hub
 
 A name of the table is a benchmark; a name with a slash is a checkpoint on the hub. Without `--to`
 files go into the hub's cache. A download that was cut off goes on where it stopped.
 """
 
-import argparse
-import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from ...families import Unavailable
@@ -96,27 +93,3 @@ def _line(entry: Benchmark) -> str:
     ends = f" ({'; '.join(needs)})" if needs else ""
     return f"{entry.name:23s} {entry.size:6d}  {tables:29s}  {entry.hub}{ends}"
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: `fetch NAME…` and `list`. Returns 1 where a name could not be fetched."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils.workbook.benchmarks", description="The published benchmarks."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the table of benchmarks")
-    one = commands.add_parser("fetch", help="download benchmarks and checkpoints")
-    one.add_argument("names", nargs="+", metavar="NAME", help="a benchmark, or a hub id with /")
-    one.add_argument("--to", type=Path, metavar="FOLDER", help="default: the hub's cache")
-    one.add_argument("--revision", help="of every name; default: the newest")
-    chosen = parser.parse_args(argv)
-    if chosen.command == "list":
-        print(listing())
-        return 0
-    failed = 0
-    for name in chosen.names:
-        try:
-            print(f"{name}: {fetch(name, chosen.to, chosen.revision)}", flush=True)
-        except (ValueError, Unavailable, OSError) as error:
-            failed = 1
-            print(f"{name}: not fetched. {error}", file=sys.stderr)
-    return failed

@@ -1,393 +1,41 @@
-"""Run the notebooks again: `python -m qvid_utils.workbook.cli.figures [--profile tiny|paper] [--only 02]`.
+"""Run the notebooks and write their figures and tables.
 
-With the profile `tiny` and nothing set, each notebook is executed in place: its outputs are what
-readers see and what nbval compares, so everything that differs between two equal runs is taken out
-before it is written back. Any other run (`--profile paper`, `--set keep=16`) leaves the notebooks
-as they are and puts the executed copy under `runs/<profile>/`. Either way, figures and tables go
-where the notebook writes them for its profile. Times go to `runs/times.json`, which is not tracked.
+tiny: the embedded models, in place; paper: real checkpoints, executed copies in runs/paper.
+
+    python -m qvid_utils figures --only 02 --set keep=32
 """
 
 import argparse
-import ast
-import datetime
-import hashlib
-import json
 import os
-import re
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import nbformat
-import papermill
-from ipykernel.kernelspec import write_kernel_spec
-from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from ...paths import NOTEBOOKS, PROFILES
-
-KERNEL = "python3"
-KEPT_CELL_METADATA = ("jupyter", "tags")
-NOTEBOOK_METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
-    "language_info": {"name": "python"},
-}
-# What a run can fail with besides a cell: a kernel that dies (RuntimeError) or does not start, a
-# file that is not a notebook (ValueError), a full disk (OSError).
-FAILURES = (PapermillException, RuntimeError, ValueError, KeyError, OSError)
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+from .options import whole
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one notebook: seconds, the error's text (empty when it ran), files by fate."""
-
-    name: str
-    seconds: float
-    error: str = ""
-    new: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    same: tuple[str, ...] = ()  # written again, byte for byte as they were
-    copy: Path | None = None  # executed copy, where the notebook itself was left alone
-
-
-def notebooks_of(folder: Path, only: Sequence[str] = ()) -> list[Path]:
-    """Notebooks `NN_*.ipynb` of a folder in order, or those whose name begins with one of `only`.
-
-    Raises ValueError for an entry of `only` that fits no notebook, or an empty folder.
-    """
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    names = ", ".join(path.stem for path in found)
-    if not found:
-        raise ValueError(f"no notebook named NN_*.ipynb in {folder}")
-    for start in only:
-        if not any(path.name.startswith(start) for path in found):
-            raise ValueError(f"--only {start}: no notebook begins so; there are {names}")
-    return [path for path in found if not only or path.name.startswith(tuple(only))]
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which notebooks, with which parameters, how many at a time."""
+    add = parser.add_argument
+    add("--profile", default="tiny", choices=PROFILES, help="default: tiny")
+    add("--only", action="append", default=[], metavar="NN",
+        help="only notebooks whose name begins so; may be repeated")  # fmt: skip
+    add("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+        help="another value for the parameters cell; may be repeated; the copy goes to runs/")  # fmt: skip
+    add("--notebooks", type=Path, default=NOTEBOOKS, metavar="FOLDER",
+        help="folder of the notebooks (default: this project's)")  # fmt: skip
+    add("--jobs", type=whole(1), default=min(2, os.cpu_count() or 1), metavar="N",
+        help="notebooks at a time (default: 2 where there are two cores)")  # fmt: skip
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`["keep=16", "name=qvid"]` → `{"keep": 16, "name": "qvid"}`: Python literals, else text."""
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        name = name.strip()
-        if not equals or not name.isidentifier():
-            raise ValueError(f"--set {setting}: it must be name=value, for example --set keep=16")
-        if name == "profile":
-            raise ValueError(f"--set {setting}: the profile has its own option, --profile")
-        try:
-            parsed[name] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
-            parsed[name] = text
-    return parsed
+def work(chosen: argparse.Namespace) -> int:
+    """Returns 1 where a notebook failed; a wrong option is told before any runs."""
+    from .notebooks import parse_settings, regenerate, summary
 
-
-def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError for a parameter that the notebook's `parameters` cell does not have.
-
-    Papermill itself only warns, and then runs the notebook without the setting.
-    """
-    if not parameters:
-        return
-    with tempfile.TemporaryDirectory(prefix="qvid-") as folder:
-        known = papermill.inspect_notebook(str(_prepared(notebook, Path(folder))))
-    for name in parameters:
-        if name not in known:
-            have = ", ".join(known) or "none"
-            raise ValueError(f"{notebook.stem} has no parameter {name!r}; its parameters: {have}")
-
-
-def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take out, in place, all that differs between two equal runs; return the notebook.
-
-    Goes: papermill's notes, times of cells, versions of kernel and language, widget state, empty
-    tags. Stays: cells and their ids, tags, execution counts, outputs.
-    """
-    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
-    for cell in notebook.cells:
-        kept = {key: cell.metadata[key] for key in KEPT_CELL_METADATA if cell.metadata.get(key)}
-        cell.metadata = nbformat.from_dict(kept)
-    return notebook
-
-
-def as_text(notebook: nbformat.NotebookNode) -> str:
-    """The one spelling of a notebook that is written to disk: sorted keys, one trailing newline."""
-    return nbformat.writes(notebook).rstrip("\n") + "\n"
-
-
-def regenerate(
-    profile: str = "tiny",
-    only: Sequence[str] = (),
-    parameters: Mapping[str, Any] | None = None,
-    notebooks: Path = NOTEBOOKS,
-) -> list[Outcome]:
-    """Run the chosen notebooks one after the other; a notebook that fails does not stop the others.
-
-    profile: one of `PROFILES`. only: beginnings of names, such as "02". parameters: values for the
-    `parameters` cell of every chosen notebook. notebooks: their folder; figures, data and `runs/`
-    are taken to be beside it. Raises ValueError, before anything runs, for an unknown profile,
-    notebook or parameter.
-    """
-    if profile not in PROFILES:
-        raise ValueError(f"profile={profile!r}: it must be one of {', '.join(PROFILES)}")
-    notebooks = Path(notebooks).resolve()
-    chosen = notebooks_of(notebooks, only)
-    values = dict(parameters or {})
-    if profile != "tiny":
-        values["profile"] = profile
-    for path in chosen:
-        check_parameters(path, values)
-
-    watched = [notebooks, notebooks.parent / "figures", notebooks.parent / "data"]
-    runs = notebooks.parent / "runs"
-    outcomes = []
-    with _this_interpreter():
-        files = _snapshot(watched, {})
-        for path in chosen:
-            began = time.perf_counter()
-            error, copy = _run(path, values, runs, profile)
-            seconds = time.perf_counter() - began
-            now = _snapshot(watched, files)
-            fates = _fates(files, now, notebooks.parent)
-            files = now
-            outcomes.append(Outcome(path.stem, seconds, error, *fates, copy=copy))
-            _note_time(runs / "times.json", profile, values, outcomes[-1])
-    return outcomes
-
-
-def _prepared(path: Path, folder: Path) -> Path:
-    """A tidied copy to run: it names kernel and language even where a new notebook does not yet."""
-    copy = folder / f"in_{path.name}"
-    copy.write_text(as_text(tidy(nbformat.read(path, as_version=4))), encoding="utf-8")
-    return copy
-
-
-def _run(path: Path, values: dict[str, Any], runs: Path, profile: str) -> tuple[str, Path | None]:
-    """Execute one notebook; give the error's text (or "") and where a copy was put (or None)."""
-    in_place = not values
-    with tempfile.TemporaryDirectory(prefix="qvid-") as folder:
-        executed = Path(folder) / path.name
-        try:
-            papermill.execute_notebook(
-                str(_prepared(path, Path(folder))),
-                str(executed),
-                parameters=values,
-                kernel_name=KERNEL,
-                cwd=str(path.parent),
-                progress_bar={"desc": path.stem, "file": sys.stderr},
-                coalesce_streams=True,  # else pieces depend on when the kernel flushed
-            )
-            text = as_text(tidy(nbformat.read(executed, as_version=4)))
-        except FAILURES as failure:
-            copy = None
-            if executed.exists():
-                copy = runs / "failed" / path.name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(executed, copy)
-            return _explain(failure), copy
-    target = path if in_place else runs / profile / path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, text)
-    return "", None if in_place else target
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; an unchanged file is not touched."""
-    data = text.encode("utf-8")
-    if path.exists() and path.read_bytes() == data:
-        return
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
-
-
-def _explain(failure: BaseException) -> str:
-    """A failure as readers need it: the cell with its lines numbered, then what it raised."""
-    if not isinstance(failure, PapermillExecutionError):
-        return f"{type(failure).__name__}: {failure}"
-    lines = failure.source.splitlines()
-    source = "\n".join(f"  {number:>3} | {line}" for number, line in enumerate(lines, start=1))
-    traceback = _ANSI.sub("", "\n".join(failure.traceback))
-    return (
-        f"cell {failure.cell_index + 1} (In [{failure.exec_count}]):\n{source}\n\n"
-        f"{failure.ename}: {failure.evalue}\n\n{traceback}"
-    )
-
-
-@contextmanager
-def _this_interpreter() -> Iterator[None]:
-    """Inside the block, the kernel `python3` is the interpreter that runs this.
-
-    Needed because outside a virtual environment a kernel of that name in the user's folder wins.
-    """
-    before = os.environ.get("JUPYTER_PATH")
-    with tempfile.TemporaryDirectory(prefix="qvid-kernel-") as folder:
-        # The kernel's own warnings (about its transport) would cut through the progress bar.
-        write_kernel_spec(Path(folder) / "kernels" / KERNEL, extra_arguments=["--log-level=ERROR"])
-        os.environ["JUPYTER_PATH"] = folder + (os.pathsep + before if before else "")
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["JUPYTER_PATH"]
-            else:
-                os.environ["JUPYTER_PATH"] = before
-
-
-def _snapshot(folders: Sequence[Path], last: Mapping[Path, tuple]) -> dict[Path, tuple]:
-    """Every file with (mtime, size, hash); the hash is that of `last` where the rest is equal."""
-    files = {}
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if not path.is_file() or ".ipynb_checkpoints" in path.parts:
-                continue
-            stat = path.stat()
-            seen = last.get(path)
-            if seen and seen[:2] == (stat.st_mtime_ns, stat.st_size):
-                files[path] = seen
-            else:
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                files[path] = (stat.st_mtime_ns, stat.st_size, digest)
-    return files
-
-
-def _fates(before: Mapping[Path, tuple], after: Mapping[Path, tuple], root: Path) -> list[tuple]:
-    """Files that are new, that changed, that were written as they were; relative to `root`."""
-    new, changed, same = [], [], []
-    for path, stamp in after.items():
-        name = path.relative_to(root).as_posix()
-        if path not in before:
-            new.append(name)
-        elif stamp[2] != before[path][2]:
-            changed.append(name)
-        elif stamp[0] != before[path][0]:
-            same.append(name)
-    return [tuple(new), tuple(changed), tuple(same)]
-
-
-def _note_time(path: Path, profile: str, values: Mapping[str, Any], outcome: Outcome) -> None:
-    """Put one notebook's time into the untracked sidecar; a damaged sidecar is begun anew."""
-    try:
-        times = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        times = {}
-    times.setdefault(profile, {})[outcome.name] = {
-        "seconds": round(outcome.seconds, 1),
-        "ok": not outcome.error,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "set": {name: value for name, value in values.items() if name != "profile"},
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(times, indent=1, sort_keys=True, default=str) + "\n")
-
-
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """The closing table: each notebook with its time, and the files that are new or changed."""
-    width = max(len(outcome.name) for outcome in outcomes)
-    lines = []
-    for outcome in outcomes:
-        state = "FAILED" if outcome.error else "ok"
-        counts = [
-            f"{len(files)} {fate}"
-            for fate, files in (
-                ("new", outcome.new),
-                ("changed", outcome.changed),
-                ("written as before", outcome.same),
-            )
-            if files
-        ]
-        tail = ", ".join(counts) or "no file changed"
-        lines.append(f"{outcome.name:<{width}}  {state:<6} {outcome.seconds:7.1f} s  {tail}")
-        lines += [f"    new      {name}" for name in outcome.new]
-        lines += [f"    changed  {name}" for name in outcome.changed]
-        if outcome.copy:
-            lines.append(f"    executed copy: {outcome.copy}")
-    failed = [outcome.name for outcome in outcomes if outcome.error]
-    total = sum(outcome.seconds for outcome in outcomes)
-    lines.append(
-        f"{len(outcomes) - len(failed)} of {len(outcomes)} notebooks ran, {total:.1f} s"
-        + (f"; failed: {', '.join(failed)}" if failed else "")
-    )
-    return "\n".join(lines)
-
-
-def _dry_run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from ..studies.dry_run import rate_of, report
-
-    if not options.dry_run or options.profile != "paper" or options.only or options.settings:
-        parser.error("--dry-run lists the papers' tables: give --profile paper --dry-run [--rate]")
-    try:
-        print(report(None if options.rate is None else rate_of(options.rate)))
-    except ValueError as wrong:
-        parser.error(str(wrong))
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, or 1 when a notebook failed. A wrong option leaves with 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils.workbook.cli.figures",
-        description="Run the notebooks and write their figures and tables.",
-    )
-    parser.add_argument(
-        "--profile",
-        default="tiny",
-        choices=PROFILES,
-        help="tiny: the embedded model, in place; paper: real checkpoints, copies in runs/paper",
-    )
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="NN",
-        help="only notebooks whose name begins so; may be repeated",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="another value for the parameters cell; may be repeated; the copy goes to runs/",
-    )
-    parser.add_argument(
-        "--notebooks",
-        type=Path,
-        default=NOTEBOOKS,
-        metavar="FOLDER",
-        help="folder of the notebooks (default: this project's)",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="with --profile paper: cells of every table, what is done and missing; runs nothing",
-    )
-    parser.add_argument(
-        "--rate",
-        metavar="TFLOP/s",
-        help="of the machine, or a file of qvid_utils.workbook.cost: --dry-run then tells GPU-hours",
-    )
-    options = parser.parse_args(argv)
-    if options.dry_run or options.rate:
-        return _dry_run(parser, options)
-    try:
-        outcomes = regenerate(
-            options.profile, options.only, parse_settings(options.settings), options.notebooks
-        )
-    except ValueError as wrong:
-        parser.error(str(wrong))
+    values = parse_settings(chosen.settings)
+    outcomes = regenerate(chosen.profile, chosen.only, values, chosen.notebooks, chosen.jobs)
     for outcome in outcomes:
         if outcome.error:
             print(f"\n{outcome.name} failed: {outcome.error}\n", file=sys.stderr)
-    print(summary(outcomes))
+    print(summary(outcomes, Path(chosen.notebooks).resolve().parent))
     return 1 if any(outcome.error for outcome in outcomes) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

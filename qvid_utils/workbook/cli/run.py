@@ -1,225 +1,71 @@
-"""The command line of the runner: `python -m qvid_utils.workbook.run.evaluate`."""
+"""Ask every question under every cell and write the table.
+
+What is answered is stored at once: the same command goes on after whatever stopped it, and several
+of them share one store. Without options: the cells of notebooks 02 and 03 on the embedded model,
+into data/measured.
+
+    python -m qvid_utils run --methods qvid fastv --keeps 48 16 --suites tiny_gqa --limit 50
+    python -m qvid_utils run --table 1
+"""
 
 import argparse
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
-import pandas as pd
+from ...paths import PROFILES
+from .options import add_machine, add_questions, whole
 
-from ...families import Unavailable
-from ...models.load import EMBEDDED, LoadError, config_of
-from ...paths import DATA, PROFILES, RUNS
-from ...startup import start
-from ..benchmarks import BENCHMARKS, TINY, suite
-from ..benchmarks.paper_profile import CHECKPOINT, SUITES, lacking_told, named, place
-from ..run.cell import KEEPS, Cell, grid, keeps_of, stored_cells, table_cells
-from ..run.queue import ON_ERROR
-from ..run.store import Store, StoreError
-from ..run.workers import Plan, in_processes, on_ray
-from ..tables.paper_tables import ANSWERS, cells_of
-from ..tables.stored import store, table_run
-
-DESCRIPTION = """\
-Ask every question under every cell and write the table. What is answered is stored at once: the
-same command goes on after whatever stopped it, and several of them share one store.
-"""
-EXAMPLE = """\
-example: python -m qvid_utils.workbook.run.evaluate --store runs/first --methods qvid fastv --keeps 48 16
-             --suites tiny_gqa tiny_pope --limit 50
-         python -m qvid_utils.workbook.run.evaluate --table 1
-Without options: the cells of notebooks 02 and 03 on the embedded model, into data/measured.
-"""
-#: Options after which the table is not one that the notebooks read.
-OWN = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "store", "no_full",
-       "name")  # fmt: skip
+ON_ERROR = ("stop", "skip")
 
 
-def parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    new = argparse.ArgumentParser("python -m qvid_utils.workbook.run.evaluate", None, DESCRIPTION, EXAMPLE,
-                                  formatter_class=raw)  # fmt: skip
-    add = new.add_argument_group("which cells").add_argument
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Every option of `run`, in four groups."""
+    add = parser.add_argument_group("which cells").add_argument
     add("--profile", choices=PROFILES, help="default: tiny, with --table paper")
-    add("--table", choices=ANSWERS, help="all cells of a table of the papers, into data/measured: "
-        "its checkpoint, methods, budgets, layers, ranks and benchmarks")  # fmt: skip
+    add("--table", metavar="T", help="all cells of a table of the papers (1, 2a ... svd_1): its "
+        "checkpoint, methods, budgets, layers, ranks and benchmarks, into data/measured")  # fmt: skip
     add("--model", metavar="NAME", help="embedded, a folder or a hub id (default: the profile's)")
     add("--revision", help="of a hub id")
     add("--methods", nargs="+", metavar="NAME", help="default: the cells of notebooks 02 and 03")
-    add("--keeps", nargs="+", type=int, metavar="K", help="visual tokens kept (default: 48 32 16 "
-        "of 144, of other models the same shares)")  # fmt: skip
+    add("--keeps", nargs="+", type=whole(1), metavar="K", help="visual tokens kept (default: "
+        "48 32 16 of 144, of other models the same shares)")  # fmt: skip
     add("--shares", nargs="+", type=float, metavar="PCT",
         help="budgets in %% of each prompt's visual tokens, with --keeps or not")  # fmt: skip
-    add("--layers", nargs="+", type=int, metavar="L", help="where to cut (default: the method's)")
+    add("--layers", nargs="+", type=whole(0), metavar="L",
+        help="where to cut (default: the method's)")  # fmt: skip
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
     add("--no-full", action="store_true", help="without the model as it is")
     add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")
-    add("--limit", type=int, metavar="N", help="questions per suite (default: all)")
-    add("--seed", type=int, default=0, help="draws the questions under --limit")
-    add = new.add_argument_group("where to").add_argument
+    add_questions(parser)
+    add = parser.add_argument_group("where to").add_argument
     add("--store", type=Path, metavar="FOLDER", help="of the records (default: runs/PROFILE)")
     add("--out", type=Path, metavar="FOLDER", help="of the table (default: the store's)")
     add("--name", metavar="NAME", help="of the table and its files (default: table)")
     add("--dry-run", action="store_true", help="list the cells and what is missing, ask nothing")
-    add = new.add_argument_group("how").add_argument
-    add("--dtype")
-    add("--device")
-    add("--attention")
-    add("--batch-size", type=int, default=32, metavar="N")
+    add_machine(parser, batch=32)
+    add = parser.add_argument_group("how").add_argument
     add("--shuffle", action="store_true", help="ask the batches in an order drawn by the seed")
     add("--on-error", default="stop", choices=ON_ERROR, help="at a sample that fails")
-    add("--workers", type=int, metavar="N", help="processes (default: 2 embedded, else 1)")
-    add("--sharers", type=int, metavar="N", help="processes on the store, other commands' included")
+    add("--workers", type=whole(1), metavar="N", help="processes (default: 2 embedded, else 1)")
+    add(
+        "--sharers",
+        type=whole(1),
+        metavar="N",
+        help="processes on the store, other commands' included",
+    )
     add("--no-wait", action="store_true", help="leave when others have all that is left")
     add("--stale", type=float, default=60.0, metavar="S", help="seconds of silence of the dead")
-    add = new.add_argument_group("on a Ray cluster (extra `ray`)").add_argument
+    add = parser.add_argument_group("on a Ray cluster (extra `ray`)").add_argument
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="default: one on this machine")
     add("--gpus", type=float, default=1, metavar="N", help="of each cell (default: 1)")
-    add("--retries", type=int, default=3, metavar="N", help="of a cell whose worker dies")
-    return new
+    add("--retries", type=whole(0), default=3, metavar="N", help="of a cell whose worker dies")
 
 
 def _rank(text: str) -> int | float:
     return float(text) if "." in text else int(text)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate, write the table, say where; 2 for a bad argument, 1 for a run that stopped."""
-    new = parser()
-    chosen = new.parse_args(argv)
-    began = perf_counter()
-    try:
-        plan, out, name = _plan(chosen)
-    except (ValueError, TypeError, Unavailable, LoadError) as wrong:
-        new.error(str(wrong))
-    how: dict[str, Any] = {"progress": True, "wait": not chosen.no_wait}
-    if chosen.sharers:
-        how["sharers"] = chosen.sharers
-    try:
-        if chosen.dry_run:
-            return _dry_run(plan)
-        if chosen.ray is not None:
-            records, parts = on_ray(plan, address=chosen.ray or None, num_gpus=chosen.gpus,
-                             retries=chosen.retries, progress=True)  # fmt: skip
-        else:
-            workers = chosen.workers or (2 if plan.model.startswith("tiny/") else 1)
-            records, parts = in_processes(plan, workers, **how)
-    except (StoreError, LoadError, Unavailable, ValueError, RuntimeError) as stop:
-        notes = getattr(stop, "__notes__", [])  # and the sample
-        if type(stop) is RuntimeError and not notes:
-            raise  # a fault of ours: not the device's in a sample, nor of cells or processes
-        told = "\n".join([str(stop), *notes])
-        new.exit(1, f"{new.prog}: {told}\n")
-    if not len(records):
-        print("no cell is whole yet: no table")
-        return 0
-    told = {"model": named(plan.model), "device": parts["device"], "dtype": parts["dtype"]}
-    for path in store(records, plan.asked, out, name, **told):
-        print(path)
-    _print_means(records)
-    print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
-    return 0
+def work(chosen: argparse.Namespace) -> int:
+    """Plan, ask, store, write the table."""
+    from .ask import work as ask
 
-
-def _print_means(records: pd.DataFrame) -> None:
-    """Right answers in %, cell by suite, where they fit a screen; all else is in the table."""
-    lines = [c for c in ("method", "variant", "keep", "retention_pct", "layer") if c in records]
-    means = records.pivot_table("score", lines, "suite", sort=False, dropna=False) * 100
-    means = means.dropna(how="all")
-    if len(means) <= 40:
-        print(means.round(1).to_string(na_rep=""))
-
-
-def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
-    """What to run, and where its table goes: to data/measured only as the defaults are, or a
-    table of the papers."""
-    start(chosen.seed)
-    _check_options(chosen)
-    profile = chosen.profile or ("paper" if chosen.table else "tiny")
-    checkpoint, suites = _asked(chosen, profile)
-    ours = profile == "paper" and not chosen.model
-    model = chosen.model or (str(place(checkpoint) or checkpoint) if ours else "tiny/llava")
-    with lacking_told(checkpoint, suites) if ours else nullcontext():
-        config = config_of(model, chosen.revision)
-        cells = _cells(chosen, config)
-        for name in suites:
-            suite(name, config.model_type)  # an unknown one is told here
-    options = {k: getattr(chosen, k) for k in ("dtype", "device", "attention", "revision")}
-    folder = (chosen.store or RUNS / profile / "records").resolve()
-    plan = Plan(
-        model, suites, tuple(cells), str(folder),
-        {k: v for k, v in options.items() if v is not None}, chosen.limit, chosen.seed,
-        chosen.batch_size, chosen.shuffle, chosen.on_error, chosen.stale,
-    )  # fmt: skip
-    if chosen.table:
-        out = chosen.out or (folder if chosen.model else DATA / "measured")
-        return plan, out, chosen.name or f"{profile}_{table_run(profile, chosen.table)}"
-    if any(getattr(chosen, option) for option in OWN):
-        return plan, chosen.out or folder, chosen.name or "table"
-    return plan, chosen.out or DATA / "measured", f"{profile}_llava"
-
-
-def _check_options(chosen: argparse.Namespace) -> None:
-    """ValueError for options that need another, or that a table leaves no room for."""
-    for option in ("keeps", "shares", "layers", "ranks", "no_full", "methods", "model"):
-        if not getattr(chosen, option):
-            continue
-        word = f"--{option.replace('_', '-')}"
-        if chosen.table and option != "model":
-            raise ValueError(f"{word} does not go with --table, which says what is asked")
-        if not (chosen.methods or chosen.table):
-            raise ValueError(f"{word} goes with --methods: name some")
-    if chosen.table and chosen.profile == "tiny":
-        raise ValueError("--table asks the papers' checkpoints: leave --profile tiny out")
-
-
-def _asked(chosen: argparse.Namespace, profile: str) -> tuple[str, tuple[str, ...]]:
-    """The profile's or the table's checkpoint, and the names of the suites."""
-    if not chosen.table:
-        usual = SUITES if profile == "paper" else TINY
-        return CHECKPOINT, tuple(chosen.suites or usual)
-    frame = cells_of(chosen.table)
-    suites = tuple(chosen.suites or dict.fromkeys(frame["benchmark"]))
-    judged = [n for n in suites if n in BENCHMARKS and BENCHMARKS[n].judge.startswith("needed")]
-    if judged:
-        without = [f"{n}_yes_no" if n in judged else n for n in suites]
-        without = [n for n in without if n in BENCHMARKS]
-        raise ValueError(
-            f"{', '.join(judged)} is read by a judge, which a command has not: --suites "
-            f"{' '.join(without)} asks the others, and reads it by the word yes (another metric)"
-        )
-    return frame["checkpoint"].iloc[0], suites
-
-
-def _cells(chosen: argparse.Namespace, config: Any) -> list[Cell]:
-    if chosen.table:
-        return table_cells(chosen.table, config)
-    if not chosen.methods:
-        return stored_cells(config)
-    shares, layers = chosen.shares or (), chosen.layers or (None,)
-    keeps = chosen.keeps or (() if shares else _usual_keeps(chosen, config))
-    ranks = [{"rank": rank} for rank in chosen.ranks or ()] or [{}]
-    more = [{"shares": shares, **rank} for rank in ranks]
-    pruned = [cell for one in more for cell in grid(chosen.methods, keeps, layers, **one)]
-    return pruned if chosen.no_full else [Cell(), *pruned]
-
-
-def _usual_keeps(chosen: argparse.Namespace, config: Any) -> Sequence[int]:
-    """All embedded models were made for pictures of 144 tokens; of others the same shares."""
-    embedded = (chosen.model or "").startswith(EMBEDDED)
-    return KEEPS if embedded else keeps_of(config)
-
-
-def _dry_run(plan: Plan) -> int:
-    """Each cell on each suite with the samples that it has and lacks."""
-    with Store(plan.store, stale=plan.stale) as opened:
-        tasks = plan.tasks(plan.identify(), opened)
-        for task in tasks:
-            missing = len(task.missing(plan.on_error))
-            total = sum(map(len, task.batches))
-            held = f", {task.log.held()} has it" if task.log.held() else ""
-            name = " ".join([task.suite.name, *task.cell.words])
-            print(f"{name}: {total - missing} of {total}{held}")
-    return 0
+    return ask(chosen)

@@ -7,11 +7,8 @@ writes one YAML for each task: it includes the harness's own and changes where t
 to the files that `python -m qvid_utils.workbook.benchmarks fetch NAME --to /data/hub` brought.
 """
 
-import argparse
 import importlib.util
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ...families import Unavailable
@@ -90,33 +87,15 @@ def _stock() -> Path:
     return Path(found.submodule_search_locations[0]) / "tasks"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 1 where a task could not be written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils.workbook.harness.local_tasks",
-        description="lmms-eval's tasks on local files.",
-    )
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"of {', '.join(STOCK)}")
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER",
-                        help="what `fetch --to` filled: a folder for each benchmark")  # fmt: skip
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="of the YAMLs")
-    chosen = parser.parse_args(argv)
-    failed = 0
-    for name in chosen.names:
-        shared = {"textvqa_ocr": "textvqa", "textvqa": "textvqa_ocr"}.get(name, name)
-        near = [chosen.data / each for each in (name, shared) if (chosen.data / each).is_dir()]
-        try:
-            text = task(name, (near or [chosen.data / name])[0])
-        except (ValueError, Unavailable) as error:
-            failed = 1
-            print(f"{name}: not written. {error}", file=sys.stderr)
-            continue
-        chosen.to.mkdir(parents=True, exist_ok=True)
-        path = chosen.to / f"{name}_local.yaml"
-        path.write_text(text, encoding="utf-8", newline="\n")
-        print(path)
-    return failed
+def write_task(name: str, data: Path, to: Path) -> Path:
+    """Write the task of one benchmark whose files are below `data` into the folder `to`.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Returns the YAML's path. ValueError or Unavailable where it cannot be written.
+    """
+    shared = {"textvqa_ocr": "textvqa", "textvqa": "textvqa_ocr"}.get(name, name)
+    near = [data / each for each in (name, shared) if (data / each).is_dir()]
+    text = task(name, (near or [data / name])[0])
+    to.mkdir(parents=True, exist_ok=True)
+    path = to / f"{name}_local.yaml"
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return path

@@ -1,21 +1,12 @@
-"""Ten minutes on one GPU: LLaVA-1.5-7B, whole and with QViD at 64 tokens, on 200 POPE questions.
-
-    python -m qvid_utils.workbook.cli.ten_minutes
-
-prints what came out beside the range to expect from the paper, and what to look at outside it. The
-checkpoint and POPE come from the hub on first use, or from the folder that `QVID_FILES` names.
-"""
+"""The work of `python -m qvid_utils check pope`: a few questions beside the paper's range."""
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pandas as pd
 
-from ...families import Unavailable
 from ...models.load import LoadError, load
 from ...paths import RUNS
 from ...startup import start
@@ -25,7 +16,6 @@ from ..benchmarks.paper_profile import CHECKPOINT, place
 from ..benchmarks.published import published
 from ..run.cell import Cell
 from ..run.evaluate import evaluate
-from ..run.store import StoreError
 from ..studies.low_rank import prompts, same_share
 from ..tables import schema as results
 from ..tables.schema import FULL
@@ -97,29 +87,23 @@ def report(records: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 where both are inside the range, else 1. A bad argument, or what is
-    missing here, leaves with 2."""
-    chosen = _parser().parse_args(argv)
+def work(chosen: argparse.Namespace) -> int:
+    """Ask, print, judge; returns 0 where both are inside the range, else 1."""
     start(chosen.seed)
     began = perf_counter()
-    try:
-        if chosen.model and Path(chosen.model).is_absolute() and not Path(chosen.model).exists():
-            raise LoadError(f"--model {chosen.model}: there is no such folder")
-        data = chosen.data or place("pope")
-        suite = published("pope", data, limit=chosen.questions, seed=chosen.seed)
-        expected(len(suite.samples))
-        options = {"dtype": chosen.dtype, "device": chosen.device, "attention": chosen.attention}
-        model, processor = load(chosen.model or place(CHECKPOINT) or CHECKPOINT, **options)
-        cells = [Cell(), Cell("qvid", chosen.keep or _keep(model))]
-        told = f"{len(suite.samples)} questions, {model.device}, {model.dtype}"
-        print(f"{told}; the files were ready after {perf_counter() - began:.0f} s")
-        began = perf_counter()
-        records = evaluate(model, processor, [suite], cells, batch_size=chosen.batch_size,
-                           store=chosen.store, progress=True)  # fmt: skip
-    except (ValueError, Unavailable, LoadError, StoreError) as wrong:
-        print(f"ten_minutes: {wrong}", file=sys.stderr)
-        return 2
+    if chosen.model and Path(chosen.model).is_absolute() and not Path(chosen.model).exists():
+        raise LoadError(f"--model {chosen.model}: there is no such folder")
+    data = chosen.data or place("pope")
+    suite = published("pope", data, limit=chosen.questions, seed=chosen.seed)
+    expected(len(suite.samples))
+    options = {"dtype": chosen.dtype, "device": chosen.device, "attention": chosen.attention}
+    model, processor = load(chosen.model or place(CHECKPOINT) or CHECKPOINT, **options)
+    cells = [Cell(), Cell("qvid", chosen.keep or _keep(model))]
+    size = f"{len(suite.samples)} questions, {model.device}, {model.dtype}"
+    print(f"{size}; the files were ready after {perf_counter() - began:.0f} s")
+    began = perf_counter()
+    records = evaluate(model, processor, [suite], cells, batch_size=chosen.batch_size,
+                       store=chosen.store or RUNS / "check", progress=True)  # fmt: skip
     took = perf_counter() - began
     frame = report(records, suite)
     _print(frame, records, suite, processor)
@@ -163,27 +147,3 @@ def _print(frame: pd.DataFrame, records: pd.DataFrame, suite: Suite, processor) 
 
 def _image(processor) -> int:
     return processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils.workbook.cli.ten_minutes",
-        description="200 POPE questions, full and QViD.",
-    )
-    add = parser.add_argument
-    add("--model", metavar="NAME", help=f"a folder or hub id (default: {CHECKPOINT})")
-    add("--data", type=Path, metavar="FOLDER", help="of POPE's files (default: the hub's)")
-    add("--questions", type=int, default=200, metavar="N")
-    add("--keep", type=int, metavar="K", help="visual tokens kept (default: 64 of 576)")
-    add("--seed", type=int, default=0, help="draws the questions")
-    add("--batch-size", type=int, default=8, metavar="N")
-    add("--dtype")
-    add("--device")
-    add("--attention", default="sdpa")
-    add("--store", type=Path, default=RUNS / "ten_minutes", metavar="FOLDER",
-        help="of the answers; the same command goes on there")  # fmt: skip
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The work of `python -m qvid_utils measure`."""
+
+import argparse
+
+import pandas as pd
+import torch
+
+from ...algebra.linalg import kernel
+from ...models.load import device_of, load
+from ..cost.cells import Cell, cells_of, infeasible, measure, where_run
+from ..cost.grids import beside_single_runs
+from ..cost.parts import PARTS, parts
+from ..cost.rounds import clock_of
+from ..cost.scores import as_results, compare
+from ..cost.workloads import NAMES, config_of, make, prompt_for
+from ..tables.schema import write
+
+SHOWN = ("first_token", "prefill", "decode", "scoring", "speedup_first_token")
+
+
+def work(chosen: argparse.Namespace) -> int:
+    """Measure what was chosen, print the table, store it where asked."""
+    return {"models": _models, "scores": _scores, "parts": _parts, "grid": _grid}[chosen.what](
+        chosen
+    )
+
+
+def _check(chosen: argparse.Namespace) -> None:
+    """ValueError for what no measurement can begin with; sets torch's threads."""
+    chosen.device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device_of(chosen.device)
+    kernel()
+    torch.set_num_threads(chosen.threads)
+
+
+def _ready(chosen: argparse.Namespace):
+    _check(chosen)
+    name, model = _model(chosen)
+    prompt = prompt_for(model, chosen.words, chosen.questions, chosen.batch)
+    return name, model, prompt, clock_of(chosen.device, chosen.cpu_time)
+
+
+def _stored(found: pd.DataFrame, chosen: argparse.Namespace) -> int:
+    if chosen.out is not None:
+        print(write(found, chosen.out))
+    return 0
+
+
+def _parts(chosen: argparse.Namespace) -> int:
+    cells = cells_of(chosen.methods.split(","), chosen.keep)
+    name, model, prompt, clock = _ready(chosen)
+    more = {"tokens": chosen.tokens, "rounds": chosen.rounds, "clock": clock}
+    found = parts(model, prompt, cells, name=name, **more)
+    print(found.source.iloc[0])
+    shown = found[found.metric.isin(PARTS)]
+    table = shown.pivot(index=["method", "keep"], columns="metric", values="value")
+    print(table[list(PARTS)].round(2).to_string())
+    return _stored(found, chosen)
+
+
+def _grid(chosen: argparse.Namespace) -> int:
+    name, model, prompt, clock = _ready(chosen)
+    more = {"tokens": chosen.tokens, "rounds": chosen.rounds, "clock": clock}
+    methods = chosen.methods.split(",")
+    found = beside_single_runs(model, prompt, methods, chosen.keep, chosen.cut, name=name, **more)
+    print(found.source.iloc[0])
+    table = found.pivot(index=["variant", "layer"], columns="metric", values="value")
+    print(table.round(3).to_string())
+    return _stored(found, chosen)
+
+
+def _models(chosen: argparse.Namespace) -> int:
+    cells = cells_of(chosen.methods.split(","), chosen.keep)
+    name, model, prompt, clock = _ready(chosen)
+    floors = infeasible(model, cells, prompt.n_visual)
+    for cell, reason in floors.items():
+        print(f"infeasible: {cell.key}: {reason}")
+    left: list[Cell] = [cell for cell in cells if cell not in floors]
+    more = {"lengths": chosen.lengths, "rounds": chosen.rounds, "clock": clock}
+    found = measure(model, prompt, left, name=name, **more)
+    print(found.source.iloc[0])
+    shown = found[found.metric.isin([*SHOWN, "kv_cache", "peak_memory", "compute"])]
+    columns = ["method", "variant", "keep"]
+    table = shown.pivot(index=columns, columns="metric", values="value")
+    print(table.sort_index(level="keep", ascending=False).round(3).to_string())
+    return _stored(found, chosen)
+
+
+def _model(chosen: argparse.Namespace):
+    if chosen.model not in NAMES:
+        if chosen.layers is not None or chosen.divide != 1:
+            raise ValueError(
+                f"--layers and --divide shape random weights: choose --model {' or '.join(NAMES)}"
+            )
+        more = {"dtype": chosen.dtype, "device": chosen.device, "attention": chosen.attention}
+        return chosen.model, load(chosen.model, **more)[0]
+    dtype = chosen.dtype or ("float32" if chosen.device == "cpu" else "bfloat16")
+    config = config_of(NAMES[chosen.model], chosen.layers, divide=chosen.divide)
+    shape = f" layers {chosen.layers}" if chosen.layers else ""
+    shape += f" width/{chosen.divide}" if chosen.divide > 1 else ""
+    model = make(config, getattr(torch, dtype), chosen.device, chosen.attention)
+    return f"{chosen.model}{shape} (random weights)", model
+
+
+def _scores(chosen: argparse.Namespace) -> int:
+    _check(chosen)
+    shapes = [(q, v) for q in chosen.queries for v in chosen.visual]
+    more = {"heads": chosen.heads, "rank": chosen.rank, "rounds": chosen.rounds}
+    more["clock"] = clock_of(chosen.device, chosen.cpu_time)
+    table = pd.DataFrame(compare(shapes, device=chosen.device, **more))
+    show = {"error": "{:.1e}".format, **dict.fromkeys(table.columns[2:-1], "{:.2f}".format)}
+    print(table.to_string(index=False, formatters=show))
+    route = ["Triton kernel where N_q <= 64"] * (kernel() == "triton")
+    where = where_run(torch.device(chosen.device), more["clock"], route)
+    return _stored(as_results(table, chosen.heads, chosen.rank, chosen.rounds, where), chosen)
