@@ -12,6 +12,8 @@ PIP_ARGS ?=
 ARGS     ?=
 
 BIN       := $(VENV)/bin
+# One process for each core, so one thread for each process. Cells of a notebook stay together.
+PARALLEL  := OMP_NUM_THREADS=1 $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 LAB       := $(VENV)/.installed-lab
 EXTRAS    := $(VENV)/.installed-extras
@@ -36,8 +38,9 @@ figures: $(INSTALLED)  ## run every notebook on the embedded model; write figure
 	$(BIN)/python -m qvid_utils.workbook.cli.figures --profile tiny $(ARGS)
 
 test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
-	$(BIN)/python -m pytest -q --nbval notebooks --nbval-sanitize-with tests/nbval.cfg --nbval-current-env
+	$(PARALLEL) -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+	$(PARALLEL) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --nbval notebooks \
+	    --nbval-sanitize-with tests/nbval.cfg --nbval-current-env
 
 test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this machine) and `triton`
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
@@ -62,7 +65,8 @@ test-oldest:  ## the tests on the oldest supported torch and transformers, in an
 	$(OLDEST_VENV)/bin/python -m pip install $(PIP_ARGS) -c $(OLDEST_VENV)/constraints.txt setuptools
 	$(OLDEST_VENV)/bin/python -m pip install $(PIP_ARGS) -c $(OLDEST_VENV)/constraints.txt \
 	    --no-build-isolation -e ".[test]"
-	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q -n auto --maxprocesses 8 \
+	    --dist worksteal $(ARGS)
 
 clean:  ## remove caches and build leftovers; environments and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

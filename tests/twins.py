@@ -18,6 +18,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from qvid_utils import load
 from qvid_utils.families import FAMILIES, remember
 from qvid_utils.models.processors import image_only
 
@@ -127,6 +128,11 @@ def twin(model_type: str = "llava", attention: str = "sdpa", seed: int = 0, **te
     model.generation_config.pad_token_id = 0
     remember(model, PROCESSOR if model_type == "llava" else tokenizer(model_type))
     return model
+
+
+# Made once per process and never changed: a test that changes a model takes a twin of its own.
+built = functools.cache(twin)
+embedded = functools.cache(load)
 
 
 @functools.cache

@@ -41,8 +41,9 @@ from ..families.calls import (
 )
 from ..methods import Method
 from ..methods import method as find_method
-from .evidence import NEEDS_QUERY, NEEDS_SEQUENCE, Evidence, Scene
+from .evidence import NEEDS_QUERY, NEEDS_SEQUENCE, Evidence
 from .plan import DEFAULT_KEEP, Stage, Step, check_numbers, stages_of, steps_of
+from .scene import Scene
 from .vision import Pictures
 
 __all__ = ["CutRecord", "Trace", "block_of", "observed", "pictures_once", "pruned"]

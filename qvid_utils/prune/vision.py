@@ -14,8 +14,9 @@ from ..families.calls import sizes_seen
 from ..families.layout import frames_of
 from ..methods import METHODS
 from ..models.clip import clip_pair
-from .evidence import CLIP, NEEDS_CLASS, NEEDS_TOWER, Scene
+from .evidence import CLIP, NEEDS_CLASS, NEEDS_TOWER
 from .plan import Stage
+from .scene import Scene
 from .vision_tower import Encodings, tower_seen
 
 __all__ = ["Pictures"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 import train
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel
+from twins import embedded
 
-from qvid_utils import load
 from qvid_utils.paths import DATA
 from qvid_utils.workbook.benchmarks import TINY, suite
 from qvid_utils.workbook.run.cell import Cell
@@ -19,7 +19,7 @@ FOLDER = DATA / "tiny" / "llava"
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 def test_stock_classes_load_it_without_code_of_ours():

@@ -14,8 +14,9 @@ import world
 from oracle import check_decoded, check_hidden
 from PIL import Image
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+from twins import embedded
 
-from qvid_utils import load, pruned
+from qvid_utils import pruned
 from qvid_utils.algebra.schedules import Cut
 from qvid_utils.families import family_of
 from qvid_utils.methods import METHODS
@@ -32,7 +33,7 @@ PRUNING = ("qvid", "v2drop", "random")
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load("tiny/qwen2_vl")
+    return embedded("tiny/qwen2_vl")
 
 
 def ask(processor, questions: list[str], pictures: list[Image.Image]) -> dict:

@@ -20,10 +20,11 @@ from twins import (
     TEMPLATES,
     WITH_VIDEO,
     ask,
+    built,
     cases,
     tokenizer,
     twin,
-)  # fmt: skip
+)
 
 from qvid_utils.families import (
     FAMILIES,
@@ -39,7 +40,6 @@ from qvid_utils.families.base import query_tokens
 from qvid_utils.families.template import ANSWER_FORMAT
 from qvid_utils.prune.hooks import observed, pruned
 
-built = functools.cache(twin)
 IMAGE = 4
 TOKENS = PROCESSOR.tokenizer
 

@@ -1,16 +1,13 @@
 """A budget for each prompt: sizes from the spectrum, counts with an exact mean."""
 
-import functools
-
 import pytest
 import torch
-from twins import BOTH, DOTS, STAR, TALK, ask, twin
+from twins import BOTH, DOTS, STAR, TALK, ask, built
 
 from qvid_utils.algebra.linalg import concentration, spectrum
 from qvid_utils.methods.budget_by_spectrum import modes, share_out
 from qvid_utils.prune.hooks import observed, pruned
 
-built = functools.cache(twin)
 KEEP = 7
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
-from twins import BEAMS_SHARE, BOTH, ELSEWHERE, QWEN, STAR, ask, cases, twin
+from twins import BEAMS_SHARE, BOTH, ELSEWHERE, QWEN, STAR, ask, built, cases
 
 from qvid_utils.algebra.selection import Kept, by_picture, shares, top_k_by_picture
 from qvid_utils.families import FAMILIES, Unavailable
@@ -22,7 +22,6 @@ from qvid_utils.methods.rules_encoder import (
 )
 from qvid_utils.prune.hooks import pruned
 
-built = functools.cache(twin)
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 DOOR = [
     name

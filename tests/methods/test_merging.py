@@ -1,13 +1,12 @@
 """Methods that merge or renumber: equal to the language model run on the sequence they leave."""
 
-import functools
 import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from oracle import places, recording, relayed
-from twins import BOTH, DOTS, ELSEWHERE, QWEN, STAR, TALK, ask, cases, twin
+from twins import BOTH, DOTS, ELSEWHERE, QWEN, STAR, TALK, ask, built, cases
 
 from qvid_utils.algebra.schedules import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
@@ -20,7 +19,6 @@ KEEP = 7
 EXACT = 1e-5
 LAYERS = 8
 FULL = pytest.mark.full
-built = functools.cache(twin)
 
 NAMES = [
     name

@@ -1,17 +1,13 @@
 """Average pooling to exactly K cells, and how pictures share a budget."""
 
-import functools
-
 import pytest
 import torch
 from merged import furthest, shorter
 from torch.nn.functional import adaptive_avg_pool2d
-from twins import BOTH, FILM, QWEN, STAR, ask, twin
+from twins import BOTH, FILM, QWEN, STAR, ask, built
 
 from qvid_utils.methods.keep_pooling import pooled, share_evenly
 from qvid_utils.prune.hooks import pruned
-
-built = functools.cache(twin)
 
 
 def cells(values, keep, grid):

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 import pytest
+from twins import embedded
 
-from qvid_utils import load
 from qvid_utils.methods import method
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.plots import base as figures
@@ -21,7 +21,7 @@ PICTURE = observation.pixels(SAMPLE)[SAMPLE["id"].item()]
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 @pytest.fixture

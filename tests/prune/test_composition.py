@@ -1,13 +1,12 @@
 """Several methods in one block: each cuts what the ones before have left."""
 
-import functools
 import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from oracle import masked
-from twins import BOTH, DOTS, STAR, TALK, ask, twin
+from twins import BOTH, DOTS, STAR, TALK, ask, built
 
 from qvid_utils.algebra.schedules import Cut, Infeasible
 from qvid_utils.families import FAMILIES
@@ -17,7 +16,6 @@ from qvid_utils.prune.hooks import pruned
 EXACT = 1e-5
 KERNELS = ("sdpa", "eager")
 LAYERS = 8
-built = functools.cache(twin)
 PAIRS = {
     "two doors": [("stride", 12, {"layer": 0}), ("qvid", 5, {"rank": 3})],
     "one door": [("random", 11, {"layer": 3}), ("column_norm", 5, {"layer": 3})],

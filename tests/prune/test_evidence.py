@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, twin
+from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, twin
 
 from qvid_utils.algebra.schedules import Cut
 from qvid_utils.algebra.vocabulary import WORDS
@@ -15,7 +15,6 @@ from qvid_utils.methods.rules import RULES
 from qvid_utils.prune.evidence import Evidence, project
 from qvid_utils.prune.hooks import observed, pruned
 
-built = functools.cache(twin)
 ROWS = ("attention", "last_row", "last_row_before")
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 

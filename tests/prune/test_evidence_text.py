@@ -1,10 +1,8 @@
 """What methods in the language model read of the text after the picture, and one layer back."""
 
-import functools
-
 import pytest
 import torch
-from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, twin
+from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built
 
 from qvid_utils.algebra.schedules import at
 from qvid_utils.families import FAMILIES
@@ -12,7 +10,6 @@ from qvid_utils.methods import METHODS, method
 from qvid_utils.prune import evidence
 from qvid_utils.prune.hooks import observed, pruned
 
-built = functools.cache(twin)
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 WORDS = (
     "text_rows_before", "text_relevance", "rope_bias", "received_from_visual", "received_from_text",

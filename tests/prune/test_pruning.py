@@ -5,7 +5,6 @@ much as a token that nobody may look at from layer l on.
 """
 
 import copy
-import functools
 import itertools
 from dataclasses import replace
 
@@ -27,10 +26,11 @@ from twins import (
     WITH_VIDEO,
     Prompt,
     ask,
+    built,
     cases,
     tokenizer,
     twin,
-)  # fmt: skip
+)
 
 from qvid_utils.algebra.schedules import Cut, Staged
 from qvid_utils.algebra.selection import Kept, top_k
@@ -46,7 +46,6 @@ EXACT = 1e-5  # logits of about 1 in float32; in float64 the oracle holds to 1e-
 LAYERS = 8
 FULL = pytest.mark.full
 
-built = functools.cache(twin)
 some = pytest.mark.parametrize("kernel", KERNELS)
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 

@@ -1,12 +1,11 @@
 """Methods that put tokens in an order of their own, what comes behind them, and what is refused."""
 
-import functools
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from twins import DOTS, STAR, ask, twin
+from twins import DOTS, STAR, ask, built
 
 from qvid_utils.algebra.schedules import at
 from qvid_utils.algebra.selection import Kept
@@ -14,8 +13,6 @@ from qvid_utils.families import Unavailable
 from qvid_utils.methods import METHODS, method, rules_encoder
 from qvid_utils.methods.keep_encoder import Chunks
 from qvid_utils.prune.hooks import observed, pruned
-
-built = functools.cache(twin)
 
 
 def behind(first, **options):

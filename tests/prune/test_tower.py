@@ -1,6 +1,5 @@
 """Evidence from the vision tower: equal to the tower's own attention, in any call, nothing left."""
 
-import functools
 import gc
 
 import pytest
@@ -20,6 +19,7 @@ from twins import (
     TALK,
     WITH_VIDEO,
     ask,
+    built,
     cases,
     twin,
 )
@@ -30,7 +30,6 @@ from qvid_utils.families.small import SIGLIP
 from qvid_utils.prune import vision_tower as tower
 from qvid_utils.prune.hooks import observed, pruned
 
-built = functools.cache(twin)
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 with_class = pytest.mark.parametrize("family", ["llava", "video_llava"])
 kernels = pytest.mark.parametrize("kernel", ["sdpa", "eager"])

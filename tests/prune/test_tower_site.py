@@ -8,7 +8,21 @@ import pytest
 import torch
 from merged import furthest, shorter
 from torch.nn import functional
-from twins import BEAMS_SHARE, BOTH, DOTS, FILM, FILMS, MIXED, STAR, TALK, Prompt, ask, cases, twin
+from twins import (
+    BEAMS_SHARE,
+    BOTH,
+    DOTS,
+    FILM,
+    FILMS,
+    MIXED,
+    STAR,
+    TALK,
+    Prompt,
+    ask,
+    built,
+    cases,
+    twin,
+)
 
 from qvid_utils.algebra.schedules import Infeasible
 from qvid_utils.algebra.tome import Downsampling, ToMe, merge_counts
@@ -17,7 +31,6 @@ from qvid_utils.families.calls import pictures_once
 from qvid_utils.methods import METHODS, method
 from qvid_utils.prune.hooks import pruned
 
-built = functools.cache(twin)
 EXACT = 1e-5
 KEEP = 6  # of 16: 2 × 3 patches; merging in two layers leaves at least 4
 PAIR = Prompt("are the two blue ?", pictures=2)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from twins import embedded
 
-from qvid_utils import load, pruned
+from qvid_utils import pruned
 from qvid_utils.algebra.schedules import Cut
 from qvid_utils.methods.budget_by_spectrum import modes, share_out
 from qvid_utils.prune.hooks import observed
@@ -24,7 +25,7 @@ from qvid_utils.workbook.run.store import Store
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from twins import embedded
 
 from qvid_utils import load
 from qvid_utils.methods import METHODS, Method
@@ -35,7 +36,7 @@ CELLS = [Cell("random", 16), Cell(), *grid(["qvid"], [48, 16]), Cell("v2drop", 4
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from twins import embedded
 
-from qvid_utils import load, pruned
+from qvid_utils import pruned
 from qvid_utils.families import Unavailable
 from qvid_utils.methods import METHODS, Method
 from qvid_utils.methods.rules import RULES
@@ -25,7 +26,7 @@ NAMES = ("tiny_gqa", "tiny_mmb")
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import sized
 import torch
-from twins import BOTH, DOTS, STAR, ask, twin
+from twins import BOTH, DOTS, STAR, ask, embedded, twin
 
-from qvid_utils import load, pruned
+from qvid_utils import pruned
 from qvid_utils.algebra.schedules import count_at
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.models.load import config_of
@@ -28,7 +28,7 @@ SIZES = ("64x96", "80x96", "112x96", "112x112")  # 96, 120, 168 and 196 visual t
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load("tiny/qwen2_vl")
+    return embedded("tiny/qwen2_vl")
 
 
 @pytest.fixture(scope="module")

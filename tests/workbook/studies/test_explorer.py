@@ -8,8 +8,8 @@ import matplotlib.text
 import numpy as np
 import pytest
 from PIL import Image
+from twins import embedded
 
-from qvid_utils import load
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.plots import base as figures
 from qvid_utils.workbook.studies import explorer
@@ -25,7 +25,7 @@ PICTURE = observation.pixels(SAMPLE)[SAMPLE["id"].item()]
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from twins import embedded
 
 from qvid_utils.methods import method
 from qvid_utils.models.load import load
@@ -17,7 +18,7 @@ from qvid_utils.workbook.tables.stored import stored
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 # ---------------------------------------------------------------- cells and records
@@ -136,7 +137,7 @@ def test_what_is_kept_by_place_adds_up_to_the_budget(loaded):
 
 def test_the_command_stores_what_the_notebook_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(image_alone, "RUNS", tmp_path)
-    shares = [image_alone.same_share(k, load("tiny/llava")[0]) for k in image_alone.KEEPS]
+    shares = [image_alone.same_share(k, embedded("tiny/llava")[0]) for k in image_alone.KEEPS]
     assert shares == list(image_alone.KEEPS)  # of 144; the same shares of another model
     few = [runner.Cell(), *runner.grid(["svd_prune"], [16], positions="original")]
     monkeypatch.setattr(image_alone, "cells", lambda keeps: few)

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from twins import embedded
 
-from qvid_utils import load, pruned
+from qvid_utils import pruned
 from qvid_utils.algebra import linalg
 from qvid_utils.methods import method
 from qvid_utils.workbook.benchmarks import suite
@@ -24,7 +25,7 @@ PICTURE = observation.pixels(SAMPLE)[SAMPLE["id"].item()]
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load("tiny/llava")
+    return embedded("tiny/llava")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from twins import STAR, ask, twin
+from twins import STAR, ask, built
 
 from qvid_utils import load, pruned
 from qvid_utils.algebra.schedules import Staged, at
@@ -13,7 +13,6 @@ from qvid_utils.methods import METHODS, method
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.tables import methods as catalogue
 
-built = functools.cache(twin)
 TABLE = catalogue.catalogue()
 
 
