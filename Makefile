@@ -35,7 +35,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
 
 figures: $(INSTALLED)  ## run every notebook on the embedded model; write figures/tiny
-	$(BIN)/python -m qvid_utils.workbook.cli.figures --profile tiny $(ARGS)
+	$(BIN)/python -m qvid_utils figures --profile tiny $(ARGS)
 
 test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 	$(PARALLEL) -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(ARGS)

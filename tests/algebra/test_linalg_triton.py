@@ -19,7 +19,7 @@ from qvid_utils.algebra.linalg import leverage
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.methods.rules import RULES
 from qvid_utils.paths import ROOT
-from qvid_utils.workbook.cli.measure import main
+from qvid_utils.workbook.cli import main
 from qvid_utils.workbook.tables.schema import read
 
 WITHOUT = "the extra `triton`, or TRITON_INTERPRET=1, is not there: make test-extras"
@@ -129,10 +129,10 @@ def test_a_rule_goes_through_it(kernel):
 
 def test_its_time_is_told_as_its_own(kernel, tmp_path, monkeypatch, capsys):
     few = ["--heads", "1", "--queries", "3", "--visual", "9", "--rounds", "1", "--rank", "2"]
-    assert main(["scores", *few, "--out", str(tmp_path / "kernel.csv")]) == 0
+    assert main(["measure", "scores", *few, "--out", str(tmp_path / "kernel.csv")]) == 0
     assert set(kernel.solved) == {(1, 3, 9)}
     monkeypatch.delenv(linalg.KERNEL)
-    assert main(["scores", *few, "--out", str(tmp_path / "torch.csv")]) == 0
+    assert main(["measure", "scores", *few, "--out", str(tmp_path / "torch.csv")]) == 0
     told = [read(tmp_path / f"{name}.csv")["source"].iloc[0] for name in ("kernel", "torch")]
     assert ["Triton kernel" in source for source in told] == [True, False]
 
@@ -200,7 +200,7 @@ def test_without_triton_the_extra_is_named():
     sentence = "QVID_KERNEL=triton needs the extra triton: pip install 'qvid-workbook[triton]', "
     sentence += "or unset QVID_KERNEL"
     assert told.stdout.strip() == sentence
-    code = "from qvid_utils.workbook.cli.measure import main; sys.exit(main(['scores']))"
+    code = "from qvid_utils.workbook.cli import main; sys.exit(main(['measure', 'scores']))"
     told = _alone(f"import os, sys; {without}; os.environ['QVID_KERNEL'] = 'triton'; {code}")
     assert (told.returncode, told.stderr.strip()) == (2, f"measure: {sentence}")
 

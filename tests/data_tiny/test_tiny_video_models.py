@@ -27,9 +27,7 @@ from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.studies import video
 from qvid_utils.workbook.studies.low_rank import prompts
 
-LEAST = (
-    0.85  # of the questions of a type, all of them (`python -m qvid_utils.workbook.studies.video`)
-)
+LEAST = 0.85  # of the questions of a type, all of them (`python -m qvid_utils run --stored video`)
 EXACT = 1e-4  # in float32, logits of about 20
 PRUNING = ("qvid", "fastv", "v2drop", "random")
 

@@ -25,7 +25,7 @@ def commands(text):
     known.add_argument("--cpu-time", action="store_true")
     found = [
         known.parse_args(shlex.split(line))
-        for line in re.findall(r"python -m qvid_utils\.measure (?!tables)([^`\n]*)", text)
+        for line in re.findall(r"python -m qvid_utils measure (?!tables)([^`\n]*)", text)
     ]
     names = {"parts": "parts", "scores": "scoring", "grid": "grid"}
     return [(names.get(f.kind) or ("batch" if f.batch else "efficiency"), f) for f in found]

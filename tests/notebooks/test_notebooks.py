@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from qvid_utils.paths import FIGURES, NOTEBOOKS, ROOT
-from qvid_utils.workbook.cli.figures import KEPT_CELL_METADATA, NOTEBOOK_METADATA, as_text
+from qvid_utils.workbook.cli.notebooks import KEPT_CELL_METADATA, NOTEBOOK_METADATA, as_text
 
 MAX_BYTES = 400_000
 EXTENSIONS = {

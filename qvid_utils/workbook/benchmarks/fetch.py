@@ -92,4 +92,3 @@ def _line(entry: Benchmark) -> str:
     needs += ["extra video"] if entry.media == "video" else []
     ends = f" ({'; '.join(needs)})" if needs else ""
     return f"{entry.name:23s} {entry.size:6d}  {tables:29s}  {entry.hub}{ends}"
-

@@ -1,7 +1,7 @@
 """The profile "paper": LLaVA-1.5-7B and the six benchmarks of QViD's Table 1, where they are.
 
 Files come from the hub's cache, or from the folder that `QVID_FILES` names: what
-`python -m qvid_utils.workbook.benchmarks fetch NAME… --to FOLDER` has filled. What is missing is fetched,
+`python -m qvid_utils benchmarks fetch NAME… --to FOLDER` has filled. What is missing is fetched,
 where there is a network.
 """
 
@@ -52,7 +52,7 @@ def lacking_told(checkpoint: str, names: Sequence[str]) -> Iterator[None]:
             raise
         raise Unavailable(
             f"profile='paper' needs {', '.join(lacking)}, which are not on this machine: fetch "
-            "them with `python -m qvid_utils.workbook.benchmarks fetch NAME… --to FOLDER` where there is a "
+            "them with `python -m qvid_utils benchmarks fetch NAME… --to FOLDER` where there is a "
             f"network and set QVID_FILES=FOLDER, or use profile='tiny' ({cause})"
         ) from cause
 

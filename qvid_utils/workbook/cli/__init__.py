@@ -17,15 +17,22 @@ COMMANDS = {
     "measure": "time and memory: pruned beside unpruned, the score alone, a grid",
     "benchmarks": "the published benchmarks: list them, fetch them, tasks for lmms-eval",
     "dry-run": "what the papers' tables need on this machine, and how many GPU hours",
-    "check": "a first look at a new machine: POPE beside the paper, what the runner adds",
+    "check": "a first look at a new machine: a few questions beside the paper",
 }
 #: Errors that a user can mend: told in one sentence, without a traceback.
 MENDABLE = (ValueError, TypeError, ImportError, OSError)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage above it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all sub-commands; it imports neither torch nor pandas."""
-    new = argparse.ArgumentParser(PROGRAM, description="The QViD workbook's commands.")
+    new = Parser(PROGRAM, description="The QViD workbook's commands.")
     commands = new.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in COMMANDS.items():
         module = import_module(f".{name.replace('-', '_')}", __package__)

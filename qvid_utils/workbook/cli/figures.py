@@ -18,14 +18,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which notebooks, with which parameters, how many at a time."""
     add = parser.add_argument
     add("--profile", default="tiny", choices=PROFILES, help="default: tiny")
-    add("--only", action="append", default=[], metavar="NN",
-        help="only notebooks whose name begins so; may be repeated")  # fmt: skip
-    add("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-        help="another value for the parameters cell; may be repeated; the copy goes to runs/")  # fmt: skip
-    add("--notebooks", type=Path, default=NOTEBOOKS, metavar="FOLDER",
-        help="folder of the notebooks (default: this project's)")  # fmt: skip
-    add("--jobs", type=whole(1), default=min(2, os.cpu_count() or 1), metavar="N",
-        help="notebooks at a time (default: 2 where there are two cores)")  # fmt: skip
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NN",
+        help="only notebooks whose name begins so; may be repeated",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="another value for the parameters cell; may be repeated; the copy goes to runs/",
+    )
+    add(
+        "--notebooks",
+        type=Path,
+        default=NOTEBOOKS,
+        metavar="FOLDER",
+        help="folder of the notebooks (default: this project's)",
+    )
+    add(
+        "--jobs",
+        type=whole(1),
+        default=min(2, os.cpu_count() or 1),
+        metavar="N",
+        help="notebooks at a time (default: 2 where there are two cores)",
+    )
 
 
 def work(chosen: argparse.Namespace) -> int:

@@ -28,8 +28,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     grid.set_defaults(methods=GRID, keep=[192, 128, 64], rounds=3)
     grid.add_argument("--cut", type=layers, default=[3], help="layers, a grid at each")
     grid.add_argument("--tokens", type=whole(1), default=2, help="of the answer")
-    scores = _one(what, "scores", "the score alone, beside the printed QR + SVD and beside forming "
-                  "M (QVID_KERNEL=triton: the Triton kernel's time)")  # fmt: skip
+    scores = _one(
+        what,
+        "scores",
+        "the score alone, beside the printed QR + SVD and beside forming "
+        "M (QVID_KERNEL=triton: the Triton kernel's time)",
+    )
     scores.add_argument("--heads", type=whole(1), default=32)
     scores.add_argument("--queries", type=numbers, default=numbers(QUERIES))
     scores.add_argument("--visual", type=numbers, default=numbers(VISUAL))
@@ -46,23 +50,34 @@ def _one(commands, name: str, about: str, model: bool = False) -> argparse.Argum
     add = parser.add_argument
     add("--threads", type=whole(1), default=1, help="of torch on the CPU (default: 1)")
     add("--rounds", type=whole(1), default=5, help="of which the median counts (default: 5)")
-    add("--cpu-time", action="store_true",
-        help="count the processor's seconds, not the wall's: one thread on a busy machine")  # fmt: skip
+    add(
+        "--cpu-time",
+        action="store_true",
+        help="count the processor's seconds, not the wall's: one thread on a busy machine",
+    )
     add("--out", type=Path, metavar="FILE.csv", help="store the results there")
     if not model:
         add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
         return parser
     add_machine(parser)
-    add("--model", required=True,
-        help="llava-1.5-7b, qwen2-vl-7b (random weights), tiny/llava, a folder or hub id")  # fmt: skip
+    add(
+        "--model",
+        required=True,
+        help="llava-1.5-7b, qwen2-vl-7b (random weights), tiny/llava, a folder or hub id",
+    )
     add("--methods", default=METHODS, help=f"default: {METHODS}")
     add("--keep", type=numbers, default=[192, 128, 64, 32, 16])
     add("--batch", type=whole(1), default=1)
     add("--words", type=whole(1), default=57, help="text tokens of the prompt")
     add("--questions", type=whole(1), default=40, help="of these, the question's")
     add("--layers", type=whole(1), help="of the language model (random weights only)")
-    add("--divide", type=whole(1), default=1, metavar="N",
-        help="width, heads and FFN by this number (random weights only)")  # fmt: skip
+    add(
+        "--divide",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="width, heads and FFN by this number (random weights only)",
+    )
     return parser
 
 

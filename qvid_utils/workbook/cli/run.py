@@ -21,17 +21,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Every option of `run`, in four groups."""
     add = parser.add_argument_group("which cells").add_argument
     add("--profile", choices=PROFILES, help="default: tiny, with --table paper")
-    add("--table", metavar="T", help="all cells of a table of the papers (1, 2a ... svd_1): its "
-        "checkpoint, methods, budgets, layers, ranks and benchmarks, into data/measured")  # fmt: skip
+    add(
+        "--table",
+        metavar="T",
+        help="all cells of a table of the papers (1, 2a ... svd_1): its "
+        "checkpoint, methods, budgets, layers, ranks and benchmarks, into data/measured",
+    )
     add("--model", metavar="NAME", help="embedded, a folder or a hub id (default: the profile's)")
     add("--revision", help="of a hub id")
     add("--methods", nargs="+", metavar="NAME", help="default: the cells of notebooks 02 and 03")
-    add("--keeps", nargs="+", type=whole(1), metavar="K", help="visual tokens kept (default: "
-        "48 32 16 of 144, of other models the same shares)")  # fmt: skip
-    add("--shares", nargs="+", type=float, metavar="PCT",
-        help="budgets in %% of each prompt's visual tokens, with --keeps or not")  # fmt: skip
-    add("--layers", nargs="+", type=whole(0), metavar="L",
-        help="where to cut (default: the method's)")  # fmt: skip
+    add(
+        "--keeps",
+        nargs="+",
+        type=whole(1),
+        metavar="K",
+        help="visual tokens kept (default: 48 32 16 of 144, of other models the same shares)",
+    )
+    add(
+        "--shares",
+        nargs="+",
+        type=float,
+        metavar="PCT",
+        help="budgets in %% of each prompt's visual tokens, with --keeps or not",
+    )
+    add(
+        "--layers",
+        nargs="+",
+        type=whole(0),
+        metavar="L",
+        help="where to cut (default: the method's)",
+    )
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
     add("--no-full", action="store_true", help="without the model as it is")
     add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")

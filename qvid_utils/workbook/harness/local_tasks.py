@@ -1,10 +1,10 @@
 """lmms-eval's own tasks on local files, for machines without a network (extra `lmms`).
 
-    python -m qvid_utils.workbook.harness.local_tasks pope mme --data /data/hub --to tasks
+    python -m qvid_utils benchmarks tasks pope mme --data /data/hub --to tasks
     python -m lmms_eval --model qvid --include_path tasks --tasks pope_local …
 
 writes one YAML for each task: it includes the harness's own and changes where the rows come from,
-to the files that `python -m qvid_utils.workbook.benchmarks fetch NAME --to /data/hub` brought.
+to the files that `python -m qvid_utils benchmarks fetch NAME --to /data/hub` brought.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from pathlib import Path
 from ...families import Unavailable
 from ..benchmarks.published import benchmark, source
 
-__all__ = ["STOCK", "main", "task"]
+__all__ = ["STOCK", "task", "write_task"]
 
 #: Our name of a benchmark -> the harness's file of its task.
 STOCK = {

@@ -1,6 +1,6 @@
 """From cells to per-question records: every cell answers the same questions.
 
-    python -m qvid_utils.workbook.run.evaluate --profile tiny --out data/measured
+    python -m qvid_utils run --profile tiny --out data/measured
 
 asks the embedded model every question of its suites under every cell of notebooks 02 and 03, and
 stores the answers and the long table of results that the notebooks set beside their own runs.

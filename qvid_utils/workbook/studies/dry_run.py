@@ -1,9 +1,9 @@
 """Before a big run: the cells of every table, what is done, what is missing, what it will take.
 
-    python -m qvid_utils.workbook.cli.figures --profile paper --dry-run --rate 120
+    python -m qvid_utils dry-run --rate 120
 
 Nothing is loaded, downloaded or asked. GPU-hours are prefill operations (`flops`) over a rate in
-TFLOP/s: one that you give, or the one that `python -m qvid_utils.workbook.cost --out FILE.csv` measured.
+TFLOP/s: one that you give, or the one that `measure models --out FILE.csv` measured.
 """
 
 import importlib.util
@@ -189,7 +189,7 @@ def _missing(checkpoint: str, benchmark: str, name: str) -> Iterator[str]:
 
 
 def rate_of(given: str | float | Path) -> float:
-    """TFLOP/s: a number, or a file of `python -m qvid_utils.workbook.cost --out`, whose unpruned model's
+    """TFLOP/s: a number, or a file of `measure models --out`, whose unpruned model's
     compute over its time to the first token it is. ValueError for anything else."""
     try:
         rate = float(str(given))
@@ -198,7 +198,7 @@ def rate_of(given: str | float | Path) -> float:
         if not file.is_file():
             raise ValueError(
                 f"--rate {given}: give TFLOP/s, such as 120, or a file that "
-                "`python -m qvid_utils.workbook.cost --out` wrote"
+                "`python -m qvid_utils measure models --out` wrote"
             ) from None
         rows = read(file)
         full = rows[rows["method"] == FULL].set_index("metric")["value"]
@@ -223,14 +223,10 @@ def report(rate: float | None = None, measured: Sequence[Path] | None = None) ->
     once = whole[~whole["done"]].drop_duplicates("run")
     notes = [name for name in dict.fromkeys(whole["benchmark"]) if name not in SEEN]
     lines.append(f"numbers of questions from notes, seen on no card: {', '.join(notes)}")
-    lines.append(f"tables {', '.join(COSTS)}: costs, by `python -m qvid_utils.workbook.cost`")
+    lines.append(f"tables {', '.join(COSTS)}: costs, by `python -m qvid_utils measure`")
     lines.append(
         f"all tables, each cell once: {len(once)} to go, {_cost(once, rate)}"
-        + (
-            ""
-            if rate
-            else "; give --rate TFLOP/s (or a file of qvid_utils.workbook.cost) for hours"
-        )
+        + ("" if rate else "; give --rate TFLOP/s (or a file of `measure models --out`) for hours")
     )
     return "\n".join(lines)
 

@@ -138,9 +138,7 @@ def at_budget(
         chosen &= mine["rank"].isna() if rank is None else mine["rank"].eq(rank)
         found = mine[chosen.fillna(False).astype(bool)]
         if found.empty:
-            raise ValueError(
-                f"not measured: {one}; run python -m qvid_utils.workbook.run.evaluate again"
-            )
+            raise ValueError(f"not measured: {one}; run python -m qvid_utils run again")
         frames.append(found.assign(asked_keep=one.keep, keep=one.budget, variant=""))
     frame = pd.concat(frames, ignore_index=True)
     return frame.astype({"keep": "Int64", "asked_keep": "Int64"})

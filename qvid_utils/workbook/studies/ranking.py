@@ -123,9 +123,7 @@ def _cell(records: pd.DataFrame, named: Mapping) -> pd.DataFrame:
         chosen = chosen[same.astype(bool)]
     if chosen.empty or chosen["sample"].duplicated().any():
         what = "no cell" if chosen.empty else "several cells"
-        raise ValueError(
-            f"{dict(named)}: {what} of that name; run python -m qvid_utils.workbook.run.evaluate"
-        )
+        raise ValueError(f"{dict(named)}: {what} of that name; run python -m qvid_utils run")
     return chosen.set_index("sample").sort_index()
 
 

@@ -1,6 +1,6 @@
 """The stored run of notebook 07: SVD-Prune, and what else chooses without the question.
 
-    python -m qvid_utils.workbook.studies.svd_prune --limit 120
+    python -m qvid_utils run --stored svd_prune --limit 120
 
 asks the embedded model under every cell of `cells` and writes the answers and the long table into
 data/measured/image_alone, which the notebook reads with `runner.stored`.
@@ -182,7 +182,7 @@ def _pictures(
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: the questions of the embedded suites under all cells, stored."""
     parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils.workbook.studies.svd_prune",
+        prog="python -m qvid_utils run --stored svd_prune",
         description="The stored run of notebook 07.",
     )
     parser.add_argument("--profile", default="tiny", choices=PROFILES)

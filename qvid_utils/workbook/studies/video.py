@@ -1,6 +1,6 @@
 """Notebook 05's numbers: video suites at shares of their tokens, and what stands beside them.
 
-    python -m qvid_utils.workbook.studies.video --out data/measured
+    python -m qvid_utils run --stored video --out data/measured
 
 asks the embedded video model every question under every method at the papers' shares, and stores
 the answers and the table of results.
@@ -98,7 +98,7 @@ def _paper(checkpoint: str, family: str) -> tuple[nn.Module, Any, list[Suite]]:
     if lacking:
         raise Unavailable(
             f"profile='paper' needs {', '.join(lacking)}, which are not on this machine: fetch "
-            "them with `python -m qvid_utils.workbook.benchmarks fetch` where there is a network, or use "
+            "them with `python -m qvid_utils benchmarks fetch` where there is a network, or use "
             "profile='tiny'"
         )
     suites = [published(name, place(name), family=family) for name in PUBLISHED]
@@ -315,8 +315,8 @@ def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b")
     path = folder / f"{profile}{RUN[table]}_answers.parquet"
     if not path.exists():
         raise ValueError(
-            f"no stored run {path.name}: python -m qvid_utils.workbook.studies.video --profile {profile} "
-            f"--table {table} makes it"
+            f"no stored run {path.name}: python -m qvid_utils run --stored video "
+            f"--profile {profile} --table {table} makes it"
         )
     told = pd.read_parquet(path)
     texts = told.select_dtypes("category").columns
@@ -331,7 +331,7 @@ def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b")
         unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
         raise ValueError(
             f"{path.name} answers another question than {unknown!r} of today: the suites have "
-            "changed, so run python -m qvid_utils.workbook.studies.video again"
+            "changed, so run python -m qvid_utils run --stored video again"
         )
     scores = [suites[row.suite].hit(row.prediction, row) for row in frame.itertuples()]
     return frame.drop(columns="asked").assign(score=scores)
@@ -346,7 +346,7 @@ def _asked(frame: pd.DataFrame) -> list[int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The stored run of a table's model: all methods and per-frame budgets at its shares."""
     new = argparse.ArgumentParser(
-        "python -m qvid_utils.workbook.studies.video", description=main.__doc__
+        "python -m qvid_utils run --stored video", description=main.__doc__
     )
     new.add_argument("--out", type=Path, default=DATA / "measured")
     new.add_argument("--profile", choices=PROFILES, default="tiny", help="embedded, or checkpoints")

@@ -21,7 +21,7 @@ __all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "as_printed", "cells_of", 
 #: Tables of answers, in the papers' order; all their cells are runs of `runner`.
 ANSWERS = ("1", "2a", "2b", "3a", "3b", "4", "5", "6", "7", "10", "11", "12", "13", "14", "15",
            "svd_1")  # fmt: skip
-#: Tables of costs: `python -m qvid_utils.workbook.cost` makes them, on the machine at hand.
+#: Tables of costs: `python -m qvid_utils measure` makes them, on the machine at hand.
 COSTS = ("8", "9", "svd_2", "svd_3")
 CHECKPOINTS = {name: hub for hub, name in PAPER_MODELS.items()}
 #: A column of a table -> the published benchmark that fills it.

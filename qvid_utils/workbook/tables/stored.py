@@ -94,9 +94,7 @@ def stored(
     path = folder / f"{name}_answers.parquet"
     if not path.exists():
         option = f" --table {table}" if table and profile == "paper" else ""
-        raise ValueError(
-            f"no stored run {path.name}: python -m qvid_utils.workbook.run.evaluate{option} makes it"
-        )
+        raise ValueError(f"no stored run {path.name}: python -m qvid_utils run{option} makes it")
     answers = pd.read_parquet(path)
     texts = answers.select_dtypes("category").columns
     answers = answers.astype({column: "object" for column in texts})
@@ -110,7 +108,7 @@ def stored(
         unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
         raise ValueError(
             f"{path.name} answers another question than {unknown!r} of today: the suites have "
-            "changed, so run python -m qvid_utils.workbook.run.evaluate again"
+            "changed, so run python -m qvid_utils run again"
         )
     frame = frame.drop(columns="asked").assign(score=_scores(frame, suites))
     run = read(folder / f"{name}.csv")[list(RUN)].iloc[0].to_dict()

@@ -16,8 +16,9 @@ from huggingface_hub import errors
 from qvid_utils.families import Unavailable
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import fetch as module
-from qvid_utils.workbook.benchmarks.fetch import fetch, main
+from qvid_utils.workbook.benchmarks.fetch import fetch
 from qvid_utils.workbook.benchmarks.published import BENCHMARKS, published
+from qvid_utils.workbook.cli import main
 
 # the library that huggingface_hub speaks through: httpx, or httpx2 since its version 2
 httpx = importlib.import_module(errors.HTTPError.__module__.split(".")[0])
@@ -168,7 +169,7 @@ def test_a_full_disk_stays_what_it_is(hub):
 
 def test_one_name_that_fails_does_not_stop_the_others(hub, tmp_path, capsys):
     offer(hub, "pope")
-    assert main(["fetch", "mme", "pop", "pope", "--to", str(tmp_path / "here")]) == 1
+    assert main(["benchmarks", "fetch", "mme", "pop", "pope", "--to", str(tmp_path / "here")]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines() == [f"pope: {tmp_path / 'here' / 'pope'}"]
     assert "mme: not fetched. lmms-lab-encoder/MME has none" in err
@@ -176,7 +177,7 @@ def test_one_name_that_fails_does_not_stop_the_others(hub, tmp_path, capsys):
 
 
 def test_the_list_names_every_benchmark(capsys):
-    assert main(["list"]) == 0
+    assert main(["benchmarks", "list"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in BENCHMARKS)
     assert len(shown.splitlines()) == len(BENCHMARKS) + 1
@@ -190,7 +191,7 @@ def test_the_command_line_without_a_network(offline, tmp_path):
     door = {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
     door["HF_HOME"] = str(tmp_path)
     ran = subprocess.run(
-        [sys.executable, "-m", "qvid_utils.workbook.benchmarks", "fetch", "pope", "--to", str(tmp_path)],
+        [sys.executable, "-m", "qvid_utils", "benchmarks", "fetch", "pope", "--to", str(tmp_path)],
         capture_output=True, text=True, cwd=ROOT, env=os.environ | door,
     )  # fmt: skip
     assert ran.returncode == 1 and ran.stdout == ""

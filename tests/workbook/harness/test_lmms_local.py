@@ -9,8 +9,9 @@ import yaml
 
 from qvid_utils.families import Unavailable
 from qvid_utils.workbook.benchmarks.published import BENCHMARKS
+from qvid_utils.workbook.cli import main
 from qvid_utils.workbook.harness import local_tasks as lmms_local
-from qvid_utils.workbook.harness.local_tasks import NOT_HERE, STOCK, main, task
+from qvid_utils.workbook.harness.local_tasks import NOT_HERE, STOCK, task
 
 POST = "\nAnswer the question using a single word or phrase."
 
@@ -81,7 +82,7 @@ def test_the_command_writes_what_it_can(stock, tmp_path, monkeypatch, capsys):
     samples.write("pope", tmp_path / "hub" / "pope")
     samples.write("textvqa", tmp_path / "hub" / "textvqa")
     given = ["pope", "gqa", "textvqa_ocr", "--data", str(tmp_path / "hub"), "--to"]
-    assert main([*given, str(tmp_path / "tasks")]) == 1
+    assert main(["benchmarks", "tasks", *given, str(tmp_path / "tasks")]) == 1
     written = sorted(path.name for path in (tmp_path / "tasks").iterdir())
     assert written == ["pope_local.yaml", "textvqa_ocr_local.yaml"]
     assert "gqa: not written. gqa: its task" in capsys.readouterr().err

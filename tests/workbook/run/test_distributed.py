@@ -68,7 +68,8 @@ def cluster(monkeypatch):
 def driver(cluster, folder) -> subprocess.Popen:
     """A process that runs the plan on the cluster and ends."""
     code = (
-        "import sys; from test_distributed import plan; from qvid_utils.workbook.run.workers import on_ray\n"
+        "import sys; from test_distributed import plan\n"
+        "from qvid_utils.workbook.run.workers import on_ray\n"
         f"on_ray(plan({str(folder)!r}), address={cluster.address!r}, num_gpus=0)"
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

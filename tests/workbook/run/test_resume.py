@@ -20,7 +20,8 @@ from qvid_utils.methods import METHODS, Method
 from qvid_utils.methods.rules import RULES
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import Suite, suite
-from qvid_utils.workbook.cli import run as command
+from qvid_utils.workbook.cli import ask as command
+from qvid_utils.workbook.cli import main, parser
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run import key as identity
 from qvid_utils.workbook.run import workers as distributed
@@ -101,7 +102,7 @@ def cli(folder, *more) -> subprocess.Popen:
     options = ["--store", folder, "--methods", "qvid", "random", "--keeps", "16", "--limit", "12"]
     options += ["--suites", "tiny_gqa", "--batch-size", "1", "--workers", "1", *more]
     return subprocess.Popen(
-        [sys.executable, "-m", "qvid_utils.workbook.run.evaluate", *map(str, options)],
+        [sys.executable, "-m", "qvid_utils", "run", *map(str, options)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -149,16 +150,15 @@ def test_the_command_killed_three_times_ends_with_the_same_table(loaded, tmp_pat
 )
 def test_bad_options_are_told_before_anything_runs(options, says, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SystemExit) as stop:
-        command.main([*options, "--out", str(tmp_path)])
-    assert stop.value.code == 2 and says in capsys.readouterr().err
+    assert main(["run", *options, "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1
 
 
 def stopped(options, folder, capsys):
     """What the command line prints when the run stops, and with which code it ends."""
-    with pytest.raises(SystemExit) as stop:
-        command.main([*options, "--store", str(folder), "--workers", "1"])
-    return stop.value.code, capsys.readouterr().err.strip().splitlines()[-2:]
+    code = main(["run", *options, "--store", str(folder), "--workers", "1"])
+    return code, capsys.readouterr().err.strip().splitlines()[-2:]
 
 
 ONE_CELL = ["--methods", "qvid", "--keeps", "16", "--no-full", "--suites", "tiny_gqa", "--limit",
@@ -209,13 +209,13 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path, monkeypatch):
 
     monkeypatch.setattr(command, "in_processes", in_processes)
     with pytest.raises(RuntimeError, match="open pictures_once first"):
-        command.main([*ONE_CELL, "--store", str(tmp_path)])
+        main(["run", *ONE_CELL, "--store", str(tmp_path)])
 
 
 def test_a_dry_run_says_what_is_there(loaded, tmp_path, capsys):
     evaluate(*loaded, [suite("tiny_gqa")], [Cell("qvid", 16)], limit=3, store=tmp_path)
     asked = ["--store", str(tmp_path), "--methods", "qvid", "--keeps", "16", "32", "--limit", "3"]
-    assert command.main([*asked, "--suites", "tiny_gqa", "--dry-run"]) == 0
+    assert main(["run", *asked, "--suites", "tiny_gqa", "--dry-run"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told == [
         "tiny_gqa full: 0 of 3",
@@ -226,7 +226,7 @@ def test_a_dry_run_says_what_is_there(loaded, tmp_path, capsys):
 
 def test_only_the_default_cells_go_to_the_stored_run(tmp_path):
     def where(*options):
-        return command._plan(command.parser().parse_args(list(options)))
+        return command._plan(parser().parse_args(["run", *options]))
 
     plan, out, name = where("--limit", "3")
     assert out.name == "measured" and name == "tiny_llava" and len(plan.cells) > 60

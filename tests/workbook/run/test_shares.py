@@ -14,7 +14,8 @@ from qvid_utils.algebra.schedules import count_at
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.models.load import config_of
 from qvid_utils.workbook.benchmarks import suite
-from qvid_utils.workbook.cli import run as command
+from qvid_utils.workbook.cli import ask as command
+from qvid_utils.workbook.cli import main, parser
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
@@ -408,7 +409,7 @@ def made_table() -> pd.DataFrame:
 
 
 def asked(*options: str) -> list[tuple]:
-    chosen = command.parser().parse_args(["--methods", "qvid", "--no-full", *options])
+    chosen = parser().parse_args(["run", "--methods", "qvid", "--no-full", *options])
     cells = command._cells(chosen, config_of("tiny/llava"))
     return [(cell.keep, cell.share, cell.chosen.params["rank"]) for cell in cells]
 
@@ -424,23 +425,21 @@ def test_the_command_runs_shares(loaded, tmp_path, capsys):
     options = ["--model", "tiny/qwen2_vl", "--methods", "random", "--shares", "33.3", "--suites",
                "tiny_sizes", "--limit", "2", "--workers", "1"]  # fmt: skip
     options += ["--store", str(tmp_path)]
-    assert command.main(options) == 0
+    assert main(["run", *options]) == 0
     rows = results.read(tmp_path / "table.csv")
     assert set(rows["method"]) == {"full", "random"} and rows["keep"].isna().all()
     assert set(rows.loc[rows["method"] == "random", "retention_pct"]) == {33.3}
     assert "33.3" in capsys.readouterr().out
-    assert command.main([*options, "--dry-run"]) == 0
+    assert main(["run", *options, "--dry-run"]) == 0
     assert "tiny_sizes random share=33.3: 2 of 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [["--shares", "120"], ["--shares", "0"]])
 def test_the_command_refuses_what_is_no_share(wrong, capsys):
-    with pytest.raises(SystemExit) as left:
-        command.main(["--methods", "qvid", *wrong])
-    assert left.value.code == 2 and "give a percentage in (0, 100]" in capsys.readouterr().err
+    assert main(["run", "--methods", "qvid", *wrong]) == 2
+    assert "give a percentage in (0, 100]" in capsys.readouterr().err
 
 
 def test_shares_need_methods(capsys):
-    with pytest.raises(SystemExit):
-        command.main(["--shares", "10"])
+    assert main(["run", "--shares", "10"]) == 2
     assert "--shares goes with --methods" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from qvid_utils import paths
 from qvid_utils.models.load import config_of
 from qvid_utils.workbook.benchmarks import paper_profile, suite
 from qvid_utils.workbook.benchmarks.published import BENCHMARKS, video
-from qvid_utils.workbook.cli import run as command
+from qvid_utils.workbook.cli import ask as command
+from qvid_utils.workbook.cli import main, parser
 from qvid_utils.workbook.run import cell as cells
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.tables import schema as results
@@ -50,7 +51,7 @@ def files(tmp_path, monkeypatch):
 
 
 def planned(*options: str):
-    return command._plan(command.parser().parse_args(list(options)))
+    return command._plan(parser().parse_args(["run", *options]))
 
 
 # ------------------------------------------------------------------------------ budgets of a model
@@ -71,7 +72,7 @@ def test_budgets_are_the_same_shares_of_every_model():
 def test_the_commands_usual_budgets_are_the_models(files):
     config = config_of(files / "files" / LLAVA.replace("/", "--"))
     config.image_seq_length = 576
-    chosen = command.parser().parse_args(["--profile", "paper", "--methods", "qvid"])
+    chosen = parser().parse_args(["run", "--profile", "paper", "--methods", "qvid"])
     assert [c.keep for c in command._cells(chosen, config)] == [None, 192, 128, 64]
 
 
@@ -113,10 +114,8 @@ def test_a_table_goes_where_the_notebooks_read_it(files):
 
 
 def test_what_a_table_lacks_is_one_sentence(files, capsys):
-    with pytest.raises(SystemExit) as stop:
-        command.main(["--table", "2a"])
+    assert main(["run", "--table", "2a"]) == 2
     told = capsys.readouterr().err
-    assert stop.value.code == 2
     assert "profile='paper' needs Qwen/Qwen2-VL-7B-Instruct, which are not on this machine" in told
 
 
@@ -204,7 +203,7 @@ def as_if_right(folder, name: str, methods=("full",)) -> None:
 
 def run_table(table: str, folder, *options: str) -> None:
     where = ["--store", str(folder / "records"), "--out", str(folder / "measured")]
-    assert command.main(["--table", table, "--workers", "1", *where, *options]) == 0
+    assert main(["run", "--table", table, "--workers", "1", *where, *options]) == 0
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from .entries import Benchmark
 
 #: Where a download fails for want of a network: what each way of asking takes instead.
 ELSEWHERE = (
-    "run `python -m qvid_utils.workbook.benchmarks fetch {name} --to FOLDER` where there is a network, "
+    "run `python -m qvid_utils benchmarks fetch {name} --to FOLDER` where there is a network, "
     "bring FOLDER here, and set QVID_FILES=FOLDER in the environment of the command (ten_minutes "
     "also takes `--data FOLDER/{name}`; in Python, `published('{name}', 'FOLDER/{name}')`)"
 )

@@ -1,6 +1,6 @@
 """What the runner adds to an answer: a run of it against a bare loop over the same questions.
 
-    python -m qvid_utils.workbook.studies.runner_overhead --divide 8 --questions 3 --rounds 5 --cpu-time
+    python tests/overhead.py --divide 8 --questions 3 --rounds 5 --cpu-time
 
 The model is a LLaVA of 7B proportions with random weights, so that an answer takes about as many
 operations as a real one and no checkpoint is needed. Both sides read the picture, make the prompt,
@@ -13,12 +13,15 @@ time of the same command once more, which finds all its answers.
 import argparse
 import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data" / "tiny" / "make"))
 
 import architecture
 import numpy as np
@@ -27,16 +30,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ...families import remember
-from ...prune.hooks import pruned
-from ...startup import start
-from ..benchmarks import Suite
-from ..cost.rounds import clock_of, interleaved, paired, spread
-from ..cost.workloads import config_of, make
-from ..run.cell import Cell
-from ..run.evaluate import evaluate
-from ..run.grid import visual_counts
-from .low_rank import prompts
+from qvid_utils.families import remember
+from qvid_utils.prune.hooks import pruned
+from qvid_utils.startup import start
+from qvid_utils.workbook.benchmarks import Suite
+from qvid_utils.workbook.cost.rounds import clock_of, interleaved, paired, spread
+from qvid_utils.workbook.cost.workloads import config_of, make
+from qvid_utils.workbook.run.cell import Cell
+from qvid_utils.workbook.run.evaluate import evaluate
+from qvid_utils.workbook.run.grid import visual_counts
+from qvid_utils.workbook.studies.low_rank import prompts
 
 __all__ = ["bare", "compared", "main", "workload"]
 
@@ -170,9 +173,7 @@ def compared(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what the runner adds: the full model, QViD, and both in one run."""
-    new = argparse.ArgumentParser(
-        "python -m qvid_utils.workbook.studies.runner_overhead", description=main.__doc__
-    )
+    new = argparse.ArgumentParser("python tests/overhead.py", description=main.__doc__)
     add = new.add_argument
     add("--divide", type=int, default=8, help="width, heads and FFN by this number (default: 8)")
     add("--layers", type=int, default=32, help="of the language model (default: 32)")

@@ -11,8 +11,9 @@ from transformers import LlavaForConditionalGeneration
 from qvid_utils.models.load import load
 from qvid_utils.paths import DATA
 from qvid_utils.workbook.benchmarks.published import published
-from qvid_utils.workbook.cli import ten_minutes
-from qvid_utils.workbook.cli.ten_minutes import expected, main, report
+from qvid_utils.workbook.cli import main as qvid_utils
+from qvid_utils.workbook.cli import pope
+from qvid_utils.workbook.cli.pope import expected, report
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
 
@@ -31,6 +32,14 @@ def test_the_whole_set_has_the_printed_error_and_no_range_passes_100():
     assert expected(4)["high"].max() == 100
     with pytest.raises(ValueError, match=r"1 question\(s\): a range needs at least two"):
         expected(1)
+
+
+def main(options) -> int:
+    """The exit status of `check pope`, however it ends."""
+    try:
+        return qvid_utils(["check", "pope", *options])
+    except SystemExit as end:
+        return end.code
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +114,16 @@ def test_a_run_as_good_as_the_papers_is_inside(files):
     "more, says",
     [(["--data", "nowhere"], "pope: there is no folder nowhere"),
      (["--model", "no/such"], "no/such"),
-     (["--questions", "0"], "limit=0: give at least 1 question"),
+     (["--questions", "0"], "--questions: 0: give 2 or more"),
      (["--dtype", "half a float"], "dtype")],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )  # fmt: skip
 def test_what_is_missing_or_wrong_is_one_sentence(more, says, files, tmp_path, capsys):
     assert main(given(files, tmp_path, *more)) == 2
     told = capsys.readouterr().err
-    assert told.startswith("ten_minutes: ") and says in told and "Traceback" not in told
+    assert "check" in told.split(": ")[0] and says in told and "Traceback" not in told
 
 
 def test_the_budget_is_the_same_share_of_another_model(files):
     model, _ = load(str(files / "model"))
-    assert ten_minutes._keep(model) == 16  # 64 of 576 as of 144
+    assert pope._keep(model) == 16  # 64 of 576 as of 144

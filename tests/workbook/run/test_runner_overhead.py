@@ -1,9 +1,9 @@
 """What the runner adds to an answer, measured against a bare loop that answers alike."""
 
+import overhead
 import pytest
 
 from qvid_utils.workbook.run.cell import Cell
-from qvid_utils.workbook.studies import runner_overhead as overhead
 
 
 @pytest.fixture(scope="module")
