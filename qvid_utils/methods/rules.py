@@ -1,7 +1,7 @@
 """Every scoring rule: one short pure function each, from evidence to one score per visual token.
 
 The signature is the contract. Positional parameters are evidence, named by a word of
-`vocabulary.WORDS`; keyword-only parameters are hyper-parameters with a default. A rule sees one
+`evidence.WORDS`; keyword-only parameters are hyper-parameters with a default. A rule sees one
 prompt, takes any device and dtype, and returns (N_v,) scores in float32 or better, higher = kept.
 
 Scores that come out of a decomposition are computed in float64 and rounded to float32 at the end:
@@ -20,15 +20,10 @@ from torch import Tensor
 
 from ..algebra.linalg import concentration, energy, leverage, widen
 from ..algebra.linalg import leverage_qr as leverage_by_qr
-from ..algebra.vocabulary import WORDS
+from .evidence import WORDS, needing
 
-__all__ = ["QUERY_WORDS", "RULES", "Rule", "rule"]
+__all__ = ["RULES", "Rule", "rule"]
 
-QUERY_WORDS = frozenset(
-    ("interaction", "queries", "attention", "last_row", "last_row_before", "clip_text")
-    + ("text_rows_before", "text_relevance", "received_from_text")
-    + ("text_key_norms_before", "text_normed")
-)
 # Names that `Method` and `pruned` take for themselves: a hyper-parameter could never be reached.
 RESERVED = frozenset(
     ("model", "method", "keep", "layer", "query", "positions", "reading", "processor", "rope")
@@ -57,7 +52,7 @@ class Rule:
     @property
     def query_aware(self) -> bool:
         """Whether the score depends on text: does the rule see a word made from text tokens?"""
-        return not QUERY_WORDS.isdisjoint(self.sees)
+        return not needing("query", "text").isdisjoint(self.sees)
 
 
 RULES: dict[str, Rule] = {}

@@ -5,6 +5,7 @@ schedule and differ in rule, are rows of one table. Every rule is a method under
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -28,6 +29,7 @@ from ..algebra.selection import Kept, top_k
 from ..algebra.tome import Downsampling, ToMe
 from . import rules
 from . import table_encoder as methods_encoder
+from .evidence import needing
 from .keep_in_llm import Recycle, Spread
 from .rules import RULES, Rule
 
@@ -36,9 +38,6 @@ __all__ = ["METHODS", "POSITIONS", "QUERIES", "READINGS", "Method", "method"]
 QUERIES = ("question", "content", "prompt")
 POSITIONS = ("original", "contiguous", "contiguous_on_one_axis")
 READINGS = ("in_place", "two_pass")
-SPANNED = frozenset(
-    {"interaction", "queries", "attention", "clip_text"}
-)  # words that depend on the query
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +100,16 @@ class Method:
         its own: then dropping is more than hiding."""
         return getattr(self.select, "merges", False)
 
+    @property
+    def select_sees(self) -> tuple[str, ...]:
+        """The words of evidence that the selection reads, after scores and keep."""
+        return tuple(inspect.signature(self.select).parameters)[2:]
+
+    @property
+    def sees(self) -> frozenset[str]:
+        """The words of evidence that rule and selection read."""
+        return frozenset({*self.rule.sees, *self.select_sees})
+
     def _check_policies(self):
         for name in ("schedule", "select"):
             if not callable(getattr(self, name)):
@@ -138,7 +147,7 @@ class Method:
             f"{self.name}: {self.rule.name}({params}) of {', '.join(self.rule.sees)}",
             str(self.schedule),
             getattr(self.select, "__name__", str(self.select)),
-            *([f"query {query}"] if SPANNED & set(self.rule.sees) else []),
+            *([f"query {query}"] if needing("query") & set(self.rule.sees) else []),
             *(["with RoPE"] if self.rope else []),
             *([f"{self.encode} in the vision tower"] if self.encode is not None else []),
             f"{self.positions} positions",

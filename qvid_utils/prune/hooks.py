@@ -26,7 +26,6 @@ from transformers.masking_utils import create_causal_mask
 
 from ..algebra.schedules import Cut
 from ..algebra.selection import Kept
-from ..algebra.vocabulary import WORDS
 from ..families import Unavailable, family_of, query_tokens
 from ..families.calls import (
     check_axes,
@@ -41,7 +40,7 @@ from ..families.calls import (
 )
 from ..methods import Method
 from ..methods import method as find_method
-from .evidence import NEEDS_QUERY, NEEDS_SEQUENCE, Evidence
+from ..methods.evidence import WORDS, Evidence, needing
 from .plan import DEFAULT_KEEP, Stage, Step, check_numbers, stages_of, steps_of
 from .scene import Scene
 from .vision import Pictures
@@ -363,7 +362,7 @@ class _Engine:
         now.scene = scene
         self.pictures.begin(scene, kwargs)
         two_pass = self.stages[0].method.reading == "two_pass"
-        whole = sorted(self.sees & NEEDS_SEQUENCE) or ["two_pass"] * two_pass
+        whole = sorted(self.sees & needing("sequence")) or ["two_pass"] * two_pass
         check_prompt(given, scene.visual, past, whole)
         if past and not self.family.one_axis:
             check_axes(kwargs.get("position_ids"))
@@ -386,7 +385,7 @@ class _Engine:
             left = [sum(step.keep for step in row) for row in now.plan]
             means = [n + m for n, m in zip(left, first, strict=True)]
         for stage in self.stages:
-            if not NEEDS_QUERY & stage.sees:
+            if not needing("query") & stage.sees:
                 now.words.append(None)
                 continue
             now.words.append(

@@ -1,6 +1,5 @@
 """What a block is asked to do: its methods in turn, and for each prompt where they cut."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,13 +11,13 @@ from ..algebra.selection import Kept
 from ..families import family_of
 from ..methods import Method
 from ..methods import method as find_method
+from ..methods.evidence import Evidence
 from ..methods.rules import Rule
-from .evidence import Evidence
 from .inside_tower import TowerSite
 
 __all__ = [
     "DEFAULT_KEEP", "Stage", "Step", "check_numbers", "kept_of", "scores_of", "stages_of",
-    "steps_of", "words_of",
+    "steps_of",
 ]  # fmt: skip
 
 
@@ -58,7 +57,9 @@ class Stage:
         return self.keeps[row * len(self.keeps) // rows]  # beams repeat each prompt
 
 
-def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **more: Any) -> Stage:
+def _stage(
+    model: nn.Module, name: Any, keep: int, /, layer: int | None = None, **more: Any
+) -> Stage:
     chosen = find_method(name, **more)
     keeps = tuple(keep) if isinstance(keep, list | tuple) and keep else (keep,)
     n_layers = [check_numbers(model, count, layer) for count in keeps][0]
@@ -83,16 +84,7 @@ def _stage(model: nn.Module, name: Any, keep: int, layer: int | None = None, **m
                 "one number for all prompts of a batch"
             )
         site = TowerSite(model, family_of(model), chosen.encode, keep)
-    return Stage(chosen, words_of(chosen), plan, choose, keeps, site)
-
-
-def words_of(chosen: Method) -> set[str]:
-    """The words of evidence that a method's rule and selection read."""
-    return {*chosen.rule.sees, *_select_words(chosen)}
-
-
-def _select_words(chosen: Method) -> tuple[str, ...]:
-    return tuple(inspect.signature(chosen.select).parameters)[2:]
+    return Stage(chosen, chosen.sees, plan, choose, keeps, site)
 
 
 def scores_of(chosen: Method, evidence: Evidence) -> Tensor:
@@ -109,7 +101,7 @@ def scores_of(chosen: Method, evidence: Evidence) -> Tensor:
 
 def kept_of(chosen: Method, evidence: Evidence, scores: Tensor, count: int) -> Kept:
     """What the method's selection keeps, told the evidence that it asks for."""
-    more = {word: getattr(evidence, word) for word in _select_words(chosen)}
+    more = {word: getattr(evidence, word) for word in chosen.select_sees}
     return chosen.select(scores, count, **more)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .evidence import LOOKS_BACK, NEEDS_DOOR, Evidence
+from ..methods.evidence import Evidence, needing
 
 __all__ = ["Scene"]
 
@@ -42,9 +42,9 @@ class Scene:
 
     def enter(self, i: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], sees: set[str]) -> None:
         """Layer i is about to run on `hidden`; what no rule sees is not held on to."""
-        self.before = self.hidden if sees & LOOKS_BACK else None
+        self.before = self.hidden if sees & needing("before") else None
         self.hidden, self.rotary = hidden, self.rotary or rotary
-        if i == 0 and sees & NEEDS_DOOR:
+        if i == 0 and sees & needing("entry"):
             self.features = hidden
 
     def take(self, order: Tensor) -> None:

@@ -13,8 +13,8 @@ from ..families import Unavailable, family_of, processor_of
 from ..families.calls import sizes_seen
 from ..families.layout import frames_of
 from ..methods import METHODS
+from ..methods.evidence import needing
 from ..models.clip import clip_pair
-from .evidence import CLIP, NEEDS_CLASS, NEEDS_TOWER
 from .plan import Stage
 from .scene import Scene
 from .vision_tower import Encodings, tower_seen
@@ -33,7 +33,7 @@ class Pictures:
         self.sees = set().union(*(stage.sees for stage in stages))
         self.site = stages[0].site
         self._check(stages)
-        self.clip = clip_pair(model, clip) if self.sees & CLIP else None
+        self.clip = clip_pair(model, clip) if self.sees & needing("clip") else None
         self.forget()
 
     def forget(self) -> None:
@@ -49,9 +49,9 @@ class Pictures:
             left.callback(self.forget)
             if self.site is not None:
                 left.enter_context(self.site.inside())
-            if self.sees & ({"grid", "frames"} | NEEDS_TOWER):
+            if self.sees & needing("layout", "tower"):
                 self.sizes = left.enter_context(sizes_seen(self.model))
-            if self.sees & NEEDS_TOWER:
+            if self.sees & needing("tower"):
                 self.encodings = left.enter_context(tower_seen(self.model, self.family))
             yield
 
@@ -129,16 +129,16 @@ class Pictures:
         return call, row // copies
 
     def _check(self, stages: Sequence[Stage]) -> None:
-        if self.site is not None and self.sees & NEEDS_TOWER:
-            words = ", ".join(sorted(self.sees & NEEDS_TOWER))
+        if self.site is not None and self.sees & needing("tower"):
+            words = ", ".join(sorted(self.sees & needing("tower")))
             raise Unavailable(
                 f"{self.site.encode} changes the vision tower, and {words} would show it as it was "
                 "not: compose it with methods that score inside the language model"
             )
         for stage in stages:
-            if stage.sees & NEEDS_TOWER and self.family.tower is None:
+            if stage.sees & needing("tower") and self.family.tower is None:
                 raise Unavailable(f"{self.family.name} does not say where its vision tower is")
-            words, name = sorted(stage.sees & NEEDS_CLASS), stage.method.name
+            words, name = sorted(stage.sees & needing("class token")), stage.method.name
             if words and not self.family.tower.has_class_token(self.model.base_model):
                 adapted = [other for other in METHODS if other.endswith("_received")]
                 own = f"{name}_received"

@@ -25,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..families import Family
 from ..families.calls import wrapped_encoders
+from ..families.projections import wide
 
 __all__ = ["Encoded", "Encodings", "tower_seen"]
 
@@ -57,12 +58,12 @@ class Encoded:
     @cached_property
     def patches(self) -> Tensor:
         """(N, D): what the projector was fed; where it joins G patches, (N, G·D)."""
-        return self._tokens(_wide(self.states)).flatten(1)
+        return self._tokens(wide(self.states)).flatten(1)
 
     @cached_property
     def cls_patch(self) -> Tensor:
         """(N, D): the class token's own feature, of the picture that a token belongs to."""
-        return self._tokens(_wide(self.states[:, :1]).expand_as(self.states))[:, 0]
+        return self._tokens(wide(self.states[:, :1]).expand_as(self.states))[:, 0]
 
     @cached_property
     def cls_row(self) -> Tensor:
@@ -121,9 +122,9 @@ class Encoded:
             width = module.out_features // 3
             part = slice(width * (which == "k"), width * (1 + (which == "k")))
         if type(module) is not nn.Linear:
-            return _wide(module(rows))[..., part]
-        out = _wide(linear(rows, module.weight[part]))
-        return out if module.bias is None else out + _wide(module.bias[part])
+            return wide(module(rows))[..., part]
+        out = wide(linear(rows, module.weight[part]))
+        return out if module.bias is None else out + wide(module.bias[part])
 
     def _heads(self, rows: Tensor, which: str = "q") -> Tensor:
         """(..., n, D) → (..., H, n, d), not rotated."""
@@ -136,7 +137,7 @@ class Encoded:
         x = self._heads(self.entered.flatten(0, -2), which)
         if "position_embeddings" not in self.about:
             return x
-        cos, sin = (_wide(t) for t in self.about["position_embeddings"])
+        cos, sin = (wide(t) for t in self.about["position_embeddings"])
         half = x.shape[-1] // 2
         return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
@@ -266,8 +267,3 @@ def _without_class(rows: Tensor) -> Tensor:
     rows = rows.clone()
     rows[:, 0] = 0
     return rows
-
-
-def _wide(values: Tensor) -> Tensor:
-    """At least float32; float64 stays."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -5,8 +5,8 @@ import torch
 
 from qvid_utils.algebra.linalg import numerical_rank
 from qvid_utils.algebra.selection import top_k
-from qvid_utils.algebra.vocabulary import WORDS
 from qvid_utils.methods import rules
+from qvid_utils.methods.evidence import WORDS
 from qvid_utils.methods.rules import RULES, rule
 
 H, N_q, N_v, N_t, D, D_H = 3, 4, 10, 7, 6, 5

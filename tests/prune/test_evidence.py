@@ -8,11 +8,11 @@ import torch
 from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, twin
 
 from qvid_utils.algebra.schedules import Cut
-from qvid_utils.algebra.vocabulary import WORDS
 from qvid_utils.families import FAMILIES
+from qvid_utils.families.projections import project
 from qvid_utils.methods import Method
+from qvid_utils.methods.evidence import WORDS, Evidence
 from qvid_utils.methods.rules import RULES
-from qvid_utils.prune.evidence import Evidence, project
 from qvid_utils.prune.hooks import observed, pruned
 
 ROWS = ("attention", "last_row", "last_row_before")
@@ -167,7 +167,7 @@ def test_rope_turns_the_interaction_into_attention_logits(family):
 
 def test_a_word_is_computed_once_and_only_if_named(monkeypatch):
     model, inputs, calls = built(), ask(STAR), []
-    from qvid_utils.prune import evidence
+    from qvid_utils.methods import evidence
 
     original = evidence.project
     monkeypatch.setattr(evidence, "project", lambda *a: calls.append(a[1]) or original(*a))

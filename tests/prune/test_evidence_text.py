@@ -5,9 +5,8 @@ import torch
 from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built
 
 from qvid_utils.algebra.schedules import at
-from qvid_utils.families import FAMILIES
-from qvid_utils.methods import METHODS, method
-from qvid_utils.prune import evidence
+from qvid_utils.families import FAMILIES, projections
+from qvid_utils.methods import METHODS, evidence, method
 from qvid_utils.prune.hooks import observed, pruned
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -79,7 +78,7 @@ def test_maps_are_read_in_blocks(monkeypatch, block):
     words = ("received_from_visual", "received_from_text", "text_rows_before", "attention")
     with observed(model, *words, layer=3) as whole:
         model(**inputs)
-    monkeypatch.setattr(evidence, "BLOCK", block)
+    monkeypatch.setattr(projections, "BLOCK", block)
     original = evidence.Evidence._blocks
 
     def blocks(self, *given):

@@ -25,9 +25,9 @@ from ...algebra.selection import Kept
 from ...families import family_of
 from ...families.calls import pictures_once, wrapped_encoders
 from ...methods import Method, method
-from ...prune.evidence import NEEDS_QUERY, Evidence
+from ...methods.evidence import Evidence, needing
 from ...prune.hooks import CutRecord, block_of, pruned
-from ...prune.plan import Stage, kept_of, scores_of, words_of
+from ...prune.plan import Stage, kept_of, scores_of
 
 __all__ = ["Answer", "Grid", "answers", "layers_once", "visual_counts"]
 
@@ -311,7 +311,7 @@ def _looking(name: str, cells: Sequence[_Cell]) -> Stage:
             cell.chosen.append((found, kept))
         return found, Kept(torch.arange(count, device=found.device))
 
-    words = set().union(*(words_of(cell.method) for cell in cells))
+    words = set().union(*(cell.method.sees for cell in cells))
     return Stage(replace(first.method, name=name), words, plan, choose, looks=True)
 
 
@@ -323,7 +323,7 @@ def _record(cut: CutRecord, cell: _Cell, shared_by: int) -> CutRecord:
         method=cell.method.name,
         scores=scores.detach(),
         kept=cut.scored[kept.index],
-        n_query=cut.n_query if NEEDS_QUERY & words_of(cell.method) else 0,
+        n_query=cut.n_query if needing("query") & cell.method.sees else 0,
         seconds=cut.seconds / shared_by,
     )
 

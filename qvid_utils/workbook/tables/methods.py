@@ -17,10 +17,9 @@ import pandas as pd
 from ...algebra.schedules import At, Staged
 from ...families import FAMILIES, Family
 from ...methods import METHODS, Method
+from ...methods.evidence import needing
 from ...methods.keep_encoder import Chunks
-from ...methods.rules import QUERY_WORDS
 from ...paths import figures_dir
-from ...prune.evidence import CLIP, NEEDS_CLASS, NEEDS_QUERY
 from .schema import save_table
 
 __all__ = [
@@ -82,17 +81,12 @@ def group(method: Method) -> str:
     return "in the language model" if site(method) == "layers" else "before the language model"
 
 
-def words_of(method: Method) -> frozenset[str]:
-    """The words of evidence that the rule and the selection read."""
-    return frozenset({*method.rule.sees, *list(inspect.signature(method.select).parameters)[2:]})
-
-
 def refusal(method: Method, family: Family) -> str:
     """Why a family cannot carry the method, "" where it can: what `pruned` would say."""
-    words = words_of(method)
-    if words & CLIP and family.no_clip:
+    words = method.sees
+    if words & needing("clip") and family.no_clip:
         return "no text tower"
-    if words & NEEDS_CLASS and not family.has_cls:
+    if words & needing("class token") and not family.has_cls:
         return "no class token"
     if method.encode is not None and family.whole_grid:
         return "needs its whole grid"
@@ -175,11 +169,17 @@ def _where(method: Method) -> str:
 
 
 def _needs(method: Method) -> str:
-    words = words_of(method)
+    words = method.sees
     found = [
-        *(["question"] if words & NEEDS_QUERY else ["text"] if words & QUERY_WORDS else []),
-        *(["class token"] if words & NEEDS_CLASS else []),
-        *(["text tower"] if words & CLIP else []),
+        *(
+            ["question"]
+            if words & needing("query")
+            else ["text"]
+            if words & needing("text")
+            else []
+        ),
+        *(["class token"] if words & needing("class token") else []),
+        *(["text tower"] if words & needing("clip") else []),
     ]
     return ", ".join(found) or "nothing"
 

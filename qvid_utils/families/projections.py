@@ -1,0 +1,60 @@
+"""Queries, keys and attention rows of one decoder layer, made again from what enters the layer.
+
+All families here name these parts alike: `input_layernorm`, `self_attn` with `q_proj` and `k_proj`,
+`head_dim`, `num_key_value_groups`, `scaling`; rotary pairs turn the two halves of a head. Nothing
+depends on the attention kernel, and everything is float32 or wider.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["attention_rows", "project", "rotated", "wide"]
+
+BLOCK = 2**24  # entries of an attention map that are there at once; one row of all heads at least
+
+
+def project(layer: nn.Module, name: str, rows: Tensor) -> Tensor:
+    """q_proj or k_proj of a decoder layer on rows of its input: (n, d) → (H, n, d_h).
+
+    The layer's own input norm comes first, the bias is added in float32, and key heads that serve
+    several query heads are repeated, so that both projections have H heads.
+    """
+    attention = layer.self_attn
+    linear, normed = getattr(attention, name), layer.input_layernorm(rows)
+    if type(linear) is nn.Linear and linear.bias is not None:
+        # a key bias can be 100 times the content: in half precision the sum would round it away
+        out = wide(nn.functional.linear(normed, linear.weight)) + wide(linear.bias)
+    else:
+        out = wide(linear(normed))
+    out = out.unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)
+    groups = attention.num_key_value_groups if name == "k_proj" else 1
+    return out.repeat_interleave(groups, 0) if groups > 1 else out
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (H, n, d_h) turned by the rotary pair of its n tokens, cos and sin (n, d_h) each."""
+    half = x.shape[-1] // 2
+    return x * wide(cos) + torch.cat([-x[..., half:], x[..., :half]], -1) * wide(sin)
+
+
+def attention_rows(
+    layer: nn.Module, stream: Tensor, rows: Tensor, cos: Tensor, sin: Tensor
+) -> Iterator[Tensor]:
+    """Attention that the tokens `rows` (n,) pay to all S tokens, a few rows at a time.
+
+    stream (S, d) enters the layer, cos and sin (S, d_h) → blocks (H, n', S): softmax over the
+    sequence, nobody looks ahead.
+    """
+    everyone = torch.arange(len(stream), device=stream.device)
+    keys = rotated(project(layer, "k_proj", stream), cos, sin)
+    for some in rows.split(max(1, BLOCK // keys[..., 0].numel())):
+        queries = rotated(project(layer, "q_proj", stream[some]), cos[some], sin[some])
+        logits = queries @ keys.mT * layer.self_attn.scaling
+        yield logits.masked_fill(everyone > some[:, None], -torch.inf).softmax(-1)
+
+
+def wide(values: Tensor) -> Tensor:
+    """At least float32; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
