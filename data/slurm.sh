@@ -19,5 +19,5 @@ set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:-.}"
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" # nodes often have no network: fetch the weights before
-exec "${PYTHON:-.venv/bin/python}" -m qvid_utils.workbook.run.evaluate --workers 1 --no-wait \
+exec "${PYTHON:-.venv/bin/python}" -m qvid_utils.workbook.cli.run --workers 1 --no-wait \
     --sharers "${SLURM_ARRAY_TASK_COUNT:-1}" "$@"

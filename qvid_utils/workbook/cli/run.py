@@ -1,6 +1,7 @@
-"""The command line of the runner: `python -m qvid_utils.workbook.run.evaluate`."""
+"""The command line of the runner: `python -m qvid_utils.workbook.cli.run`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,10 +16,11 @@ from ...paths import DATA, PROFILES, RUNS
 from ...startup import start
 from ..benchmarks import BENCHMARKS, TINY, suite
 from ..benchmarks.paper_profile import CHECKPOINT, SUITES, lacking_told, named, place
-from ..run.cell import KEEPS, Cell, grid, keeps_of, stored_cells, table_cells
+from ..run.cell import KEEPS, Cell, grid, keeps_of
 from ..run.queue import ON_ERROR
 from ..run.store import Store, StoreError
 from ..run.workers import Plan, in_processes, on_ray
+from ..studies.cell_lists import stored_cells, table_cells
 from ..tables.paper_tables import ANSWERS, cells_of
 from ..tables.stored import store, table_run
 
@@ -27,9 +29,9 @@ Ask every question under every cell and write the table. What is answered is sto
 same command goes on after whatever stopped it, and several of them share one store.
 """
 EXAMPLE = """\
-example: python -m qvid_utils.workbook.run.evaluate --store runs/first --methods qvid fastv --keeps 48 16
+example: python -m qvid_utils.workbook.cli.run --store runs/first --methods qvid fastv --keeps 48 16
              --suites tiny_gqa tiny_pope --limit 50
-         python -m qvid_utils.workbook.run.evaluate --table 1
+         python -m qvid_utils.workbook.cli.run --table 1
 Without options: the cells of notebooks 02 and 03 on the embedded model, into data/measured.
 """
 #: Options after which the table is not one that the notebooks read.
@@ -39,7 +41,7 @@ OWN = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "stor
 
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    new = argparse.ArgumentParser("python -m qvid_utils.workbook.run.evaluate", None, DESCRIPTION, EXAMPLE,
+    new = argparse.ArgumentParser("python -m qvid_utils.workbook.cli.run", None, DESCRIPTION, EXAMPLE,
                                   formatter_class=raw)  # fmt: skip
     add = new.add_argument_group("which cells").add_argument
     add("--profile", choices=PROFILES, help="default: tiny, with --table paper")
@@ -223,3 +225,7 @@ def _dry_run(plan: Plan) -> int:
             name = " ".join([task.suite.name, *task.cell.words])
             print(f"{name}: {total - missing} of {total}{held}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

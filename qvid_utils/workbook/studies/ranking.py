@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ...methods import METHODS
-from ..benchmarks.base import Suite
+from ..benchmarks.base import FULL, Suite
 from ..tables import schema as results
 from ..tables.methods import group
 from ..tables.report import differences, normalised
-from ..tables.schema import AVERAGE, FULL
+from ..tables.schema import AVERAGE
 from ..tables.statistics import paired_difference
 from .equal_budgets import READINGS, Entry, at_budget
 
@@ -124,7 +124,7 @@ def _cell(records: pd.DataFrame, named: Mapping) -> pd.DataFrame:
     if chosen.empty or chosen["sample"].duplicated().any():
         what = "no cell" if chosen.empty else "several cells"
         raise ValueError(
-            f"{dict(named)}: {what} of that name; run python -m qvid_utils.workbook.run.evaluate"
+            f"{dict(named)}: {what} of that name; run python -m qvid_utils.workbook.cli.run"
         )
     return chosen.set_index("sample").sort_index()
 

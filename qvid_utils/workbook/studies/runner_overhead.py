@@ -31,12 +31,12 @@ from ...families import remember
 from ...prune.hooks import pruned
 from ...startup import start
 from ..benchmarks import Suite
+from ..benchmarks.prompts import prompts
 from ..cost.rounds import clock_of, interleaved, paired, spread
 from ..cost.workloads import config_of, make
 from ..run.cell import Cell
 from ..run.evaluate import evaluate
 from ..run.grid import visual_counts
-from .low_rank import prompts
 
 __all__ = ["bare", "compared", "main", "workload"]
 

@@ -7,10 +7,10 @@ from zlib import crc32
 import pandas as pd
 
 from ...paths import DATA
-from ..benchmarks.base import Suite
+from ..benchmarks.base import CELL, RUN, Suite
 from ..benchmarks.embedded import suite
 from ..benchmarks.published import BENCHMARKS
-from .report import CELL, RUN, summary
+from .report import summary
 from .schema import read, write
 
 __all__ = ["asked_in", "is_stored", "rows_of", "store", "stored", "suite_of", "table_run"]
@@ -95,7 +95,7 @@ def stored(
     if not path.exists():
         option = f" --table {table}" if table and profile == "paper" else ""
         raise ValueError(
-            f"no stored run {path.name}: python -m qvid_utils.workbook.run.evaluate{option} makes it"
+            f"no stored run {path.name}: python -m qvid_utils.workbook.cli.run{option} makes it"
         )
     answers = pd.read_parquet(path)
     texts = answers.select_dtypes("category").columns
@@ -110,7 +110,7 @@ def stored(
         unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
         raise ValueError(
             f"{path.name} answers another question than {unknown!r} of today: the suites have "
-            "changed, so run python -m qvid_utils.workbook.run.evaluate again"
+            "changed, so run python -m qvid_utils.workbook.cli.run again"
         )
     frame = frame.drop(columns="asked").assign(score=_scores(frame, suites))
     run = read(folder / f"{name}.csv")[list(RUN)].iloc[0].to_dict()
