@@ -34,12 +34,12 @@ from qvid_utils.families import remember
 from qvid_utils.prune.hooks import pruned
 from qvid_utils.startup import start
 from qvid_utils.workbook.benchmarks import Suite
+from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.cost.rounds import clock_of, interleaved, paired, spread
 from qvid_utils.workbook.cost.workloads import config_of, make
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.run.grid import visual_counts
-from qvid_utils.workbook.studies.low_rank import prompts
 
 __all__ = ["bare", "compared", "main", "workload"]
 

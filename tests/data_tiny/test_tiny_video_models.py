@@ -22,10 +22,10 @@ from qvid_utils.families.layout import frames_of
 from qvid_utils.methods import METHODS
 from qvid_utils.paths import DATA
 from qvid_utils.workbook.benchmarks import TINY_VIDEO, video_suite
+from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.studies import video
-from qvid_utils.workbook.studies.low_rank import prompts
 
 LEAST = 0.85  # of the questions of a type, all of them (`python -m qvid_utils run --stored video`)
 EXACT = 1e-4  # in float32, logits of about 20

@@ -21,7 +21,7 @@ from qvid_utils.models.clip import ClipPair, clip_pair
 from qvid_utils.paths import DATA
 from qvid_utils.prune.hooks import observed, pruned
 from qvid_utils.workbook.benchmarks.embedded import suite
-from qvid_utils.workbook.studies.low_rank import prompts
+from qvid_utils.workbook.benchmarks.prompts import prompts
 
 EXACT = 1e-5
 both = pytest.mark.parametrize("name", ["trim", "cdpruner"])

@@ -7,16 +7,16 @@ from twins import embedded
 
 from qvid_utils.methods import method
 from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.benchmarks.prompts import pixels
 from qvid_utils.workbook.plots import base as figures
 from qvid_utils.workbook.studies import explorer
-from qvid_utils.workbook.studies import low_rank as observation
 from qvid_utils.workbook.studies.explorer import OWN, Panel, Session, explore
 
 widgets = pytest.importorskip("ipywidgets", reason="the extra `lab` is not installed")
 
 SAMPLE = suite("tiny_gqa").samples.iloc[[0]]
 QUESTION = SAMPLE["question"].item()
-PICTURE = observation.pixels(SAMPLE)[SAMPLE["id"].item()]
+PICTURE = pixels(SAMPLE)[SAMPLE["id"].item()]
 
 
 @pytest.fixture(scope="module")

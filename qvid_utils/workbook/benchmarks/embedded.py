@@ -6,8 +6,7 @@ from functools import cache
 import pandas as pd
 
 from ...paths import DATA
-from ..tables.schema import PAPER_BENCHMARKS
-from .base import Suite
+from .base import PAPER_BENCHMARKS, Suite
 from .embedded_video import VIDEO, video_suite
 from .paper_profile import place
 from .published import BENCHMARKS, published

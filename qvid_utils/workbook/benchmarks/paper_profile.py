@@ -17,8 +17,8 @@ from torch import nn
 from ...families import Unavailable
 from ...models.load import EMBEDDED, LoadError, load
 from ...paths import DATA
-from ..studies.low_rank import PROFILE_MODELS
-from .base import Suite
+from .base import RUN, Suite
+from .prompts import PROFILE_MODELS
 from .published import BENCHMARKS, benchmark, published, source
 
 __all__ = [
@@ -103,8 +103,6 @@ def named(name: str) -> str:
 def described(records: pd.DataFrame, model: nn.Module) -> pd.DataFrame:
     """Records with the columns model, device and dtype, unless they are the embedded model's on the
     CPU in float32, which records without these columns are."""
-    from ..tables.report import RUN
-
     where = model.device
     if where.type == "cuda":
         import torch

@@ -15,9 +15,10 @@ from ...paths import DATA, RUNS
 from ...startup import start
 from ..benchmarks import BENCHMARKS, TINY, suite
 from ..benchmarks.paper_profile import CHECKPOINT, SUITES, lacking_told, named, place
-from ..run.cell import KEEPS, Cell, grid, keeps_of, stored_cells, table_cells
+from ..run.cell import KEEPS, Cell, grid, keeps_of
 from ..run.store import Store, StoreError
 from ..run.workers import Plan, in_processes, on_ray
+from ..studies.cell_lists import stored_cells, table_cells
 from ..tables.paper_tables import ANSWERS, cells_of
 from ..tables.stored import store, table_run
 from .options import report

@@ -11,14 +11,14 @@ from ...models.load import LoadError, load
 from ...paths import RUNS
 from ...startup import start
 from ..benchmarks import Suite
-from ..benchmarks.base import metrics, value_of
+from ..benchmarks.base import FULL, metrics
 from ..benchmarks.paper_profile import CHECKPOINT, place
+from ..benchmarks.prompts import prompts, same_share
 from ..benchmarks.published import published
+from ..benchmarks.scoring import value_of
 from ..run.cell import Cell
 from ..run.evaluate import evaluate
-from ..studies.low_rank import prompts, same_share
 from ..tables import schema as results
-from ..tables.schema import FULL
 from ..tables.statistics import compare
 
 __all__ = ["expected", "report"]

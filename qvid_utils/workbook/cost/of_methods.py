@@ -8,7 +8,7 @@ import pandas as pd
 
 from ...algebra.schedules import tokens_per_layer
 from ...methods import method
-from ..tables.schema import FULL
+from ..benchmarks.base import FULL
 from . import flops
 
 __all__ = ["at_cost", "at_own_layer", "cost_of", "cost_table", "tokens_run"]

@@ -25,7 +25,7 @@ from PIL import Image
 from ...methods import METHODS
 from ...paths import figures_dir
 from ...startup import STYLE
-from ..tables.schema import PAPER_BENCHMARKS
+from ..benchmarks.base import PAPER_BENCHMARKS
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY, PALE, INK = "#56B4E9", "#CC79A7", "#6E6E6E", "#A8A8A8", "#1A1A1A"

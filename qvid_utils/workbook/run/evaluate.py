@@ -1,17 +1,9 @@
-"""From cells to per-question records: every cell answers the same questions.
+"""From cells to per-question records: every cell answers the same questions."""
 
-    python -m qvid_utils run --profile tiny --out data/measured
-
-asks the embedded model every question of its suites under every cell of notebooks 02 and 03, and
-stores the answers and the long table of results that the notebooks set beside their own runs.
-"""
-
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,48 +23,15 @@ from ...paths import PROFILES
 from ...prune.hooks import observed, pruned
 from ...prune.plan import DEFAULT_KEEP, stages_of, steps_of
 from ..benchmarks import TINY, Suite, suite
-from ..benchmarks.base import prompt_lengths, right
+from ..benchmarks.base import CELL
 from ..benchmarks.paper_profile import described, paper_setting
-from ..studies.low_rank import prompts
-from ..tables.beside_paper import filled, to_read
-from ..tables.report import (
-    CELL,
-    agreement,
-    averages,
-    averages_by_layer,
-    beside,
-    columns_side_by_side,
-    defaults,
-    differences,
-    normalised,
-    says_something,
-    summary,
-    verdicts,
-)
-from ..tables.stored import asked_in, is_stored, store, stored
-from .cell import (
-    KEEPS,
-    Cell,
-    comparison_cells,
-    every_method,
-    grid,
-    keeps_of,
-    layer_cells,
-    scoring_cells,
-    stored_cells,
-)
+from ..benchmarks.prompts import prompt_lengths, prompts
+from ..benchmarks.scoring import right
+from .cell import Cell
 from .grid import Answer, Grid, layers_once, visual_counts
 from .key import code_version, data_hash, digest, key_of, libraries, model_parts
 from .queue import ON_ERROR, Task, answer_all
 from .store import Log, Memory, Store
-
-__all__ = [
-    "KEEPS", "Cell", "agreement", "asked_in", "averages", "averages_by_layer", "beside",
-    "columns_side_by_side", "comparison_cells", "defaults", "differences", "evaluate",
-    "every_method", "filled", "grid", "is_stored", "keeps_of", "layer_cells", "normalised",
-    "says_something", "score_maps", "scoring_cells", "setting", "store", "stored", "stored_cells",
-    "summary", "to_read", "verdicts",
-]  # fmt: skip
 
 # An embedded answer is one word and the end; whatever second word comes, it is a wrong answer.
 NEW_TOKENS = 2
@@ -501,7 +460,3 @@ def _said(processor: Any, inputs: dict, ids: torch.Tensor) -> list[str]:
     """The new words of each answer."""
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [words.strip() for words in processor.batch_decode(new, skip_special_tokens=True)]
-
-
-if __name__ == "__main__":  # the command line stands one level below
-    sys.exit(import_module("qvid_utils.workbook.cli.run").main())

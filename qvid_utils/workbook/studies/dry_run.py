@@ -19,6 +19,7 @@ from ...algebra.schedules import Infeasible, count_at, tokens_per_layer
 from ...families import FAMILIES, Unavailable
 from ...methods import METHODS, method
 from ...paths import DATA, RUNS
+from ..benchmarks.base import FULL
 from ..benchmarks.paper_profile import here
 from ..benchmarks.published import BENCHMARKS
 from ..benchmarks.published.entries import SEEN
@@ -26,7 +27,7 @@ from ..benchmarks.published.scorers import caption_tools
 from ..cost import flops
 from ..cost.workloads import config_of
 from ..tables.paper_tables import ANSWERS, CELL, COSTS, SUITE_OF, cells_of
-from ..tables.schema import FULL, read
+from ..tables.schema import read
 
 __all__ = ["MODELS", "operations", "plan", "rate_of", "report"]
 

@@ -10,7 +10,7 @@ layers of a staged method. So methods are compared twice:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -142,8 +142,3 @@ def at_budget(
         frames.append(found.assign(asked_keep=one.keep, keep=one.budget, variant=""))
     frame = pd.concat(frames, ignore_index=True)
     return frame.astype({"keep": "Int64", "asked_keep": "Int64"})
-
-
-def using(method: Method, lists: str) -> Method:
-    """The same method with another use of its published lists."""
-    return replace(method, schedule=method.schedule.using(lists))

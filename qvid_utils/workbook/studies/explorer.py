@@ -24,10 +24,10 @@ from ...methods import Method, method
 from ...models.load import LoadError, load
 from ...paths import DATA, FIGURES
 from ..benchmarks import TINY, suite
-from ..benchmarks.base import picture as picture_of
+from ..benchmarks.prompts import picture as picture_of
 from ..plots import base as figures
-from ..run.cell import every_method
 from . import explorer_figure as figures_explorer
+from .cell_lists import every_method
 from .one_question import Asked, Look, ask, look
 
 __all__ = ["Panel", "Session", "attended", "embedded", "examples", "explore"]

@@ -23,10 +23,10 @@ from ...families.calls import pictures_once
 from ...methods import METHODS, Method, method
 from ...models.load import load
 from ...prune.hooks import observed, pruned
-from ..benchmarks.base import Suite, content, picture, right
+from ..benchmarks.base import Suite
+from ..benchmarks.prompts import PROFILE_MODELS, prompts
+from ..benchmarks.scoring import right
 
-PROFILE_MODELS = {"tiny": "tiny/llava", "paper": "llava-hf/llava-1.5-7b-hf"}
-EMBEDDED_TOKENS = 144  # visual tokens of the embedded model's picture
 NEW_TOKENS = 3  # an answer of the embedded world is one word; a longer one is wrong
 
 
@@ -38,43 +38,10 @@ def load_profile(profile: str, name: str = "", **options: Any) -> tuple:
     return load(name or PROFILE_MODELS[profile], **options)
 
 
-def same_share(keep: int, model: Any) -> int:
-    """`keep` of the embedded model's 144 visual tokens as the same share of this model's picture.
-
-    model: or its config. 16 stays 16 on the embedded model and is 64 of LLaVA-1.5's 576. Raises
-    ValueError for a model whose number of visual tokens depends on the picture.
-    """
-    config = getattr(model, "config", model)
-    tokens = getattr(config, "image_seq_length", None)
-    if tokens is None:
-        raise ValueError(
-            f"model_type {config.model_type!r} has no fixed number of visual tokens: "
-            "give `keep` as a count for each picture"
-        )
-    return max(1, round(keep * tokens / EMBEDDED_TOKENS))
-
-
 def default_layer(model) -> int:
     """The layer where QViD cuts this model: the depth-equivalent of 3 of 32."""
     layers = len(family_of(model).part(model, "layers"))
     return METHODS["qvid"].schedule(1, 1, layers, None)[0].layer
-
-
-def prompts(processor, samples: pd.DataFrame, device) -> dict:
-    """Rows of a suite as one left-padded batch of the model's inputs."""
-    return processor.apply_chat_template(
-        [[{"role": "user", "content": content(row)}] for row in samples.itertuples()],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        processor_kwargs={"padding": True},
-    ).to(device)
-
-
-def pixels(samples: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The pictures of some rows of a suite, by sample: (h, w, 3) uint8."""
-    return {row.id: np.asarray(picture(row.image, row.id)) for row in samples.itertuples()}
 
 
 # ----------------------------------------------------------------- answers, and what was kept

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ...methods import METHODS
-from ..benchmarks.base import Suite
+from ..benchmarks.base import FULL, Suite
 from ..tables import schema as results
 from ..tables.methods import group
 from ..tables.report import differences, normalised
-from ..tables.schema import AVERAGE, FULL
+from ..tables.schema import AVERAGE
 from ..tables.statistics import paired_difference
 from .equal_budgets import READINGS, Entry, at_budget
 

@@ -23,11 +23,11 @@ from ...paths import DATA, PROFILES, RUNS
 from ...prune.hooks import observed
 from ...startup import start
 from ..benchmarks import Suite
+from ..benchmarks.base import FULL
+from ..benchmarks.prompts import prompts, same_share
 from ..run.cell import Cell, grid
 from ..run.evaluate import evaluate, score_maps, setting
-from ..tables.schema import FULL
 from ..tables.stored import store
-from .low_rank import prompts, same_share
 
 __all__ = [
     "FOLDER", "KEEPS", "TAUS", "as_published", "at_positions", "attention_by_place", "cells",

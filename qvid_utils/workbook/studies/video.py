@@ -34,15 +34,16 @@ from ...models.load import LoadError, load
 from ...paths import DATA, PROFILES, RUNS
 from ...prune.hooks import pruned
 from ..benchmarks import TINY_VIDEO, Suite, suite, video_suite
-from ..benchmarks.base import error_of, metrics, pull_of, value_of
+from ..benchmarks.base import metrics
 from ..benchmarks.paper_profile import here, place
+from ..benchmarks.prompts import prompts
 from ..benchmarks.published import published
 from ..benchmarks.published.video import frames
+from ..benchmarks.scoring import error_of, pull_of, value_of
 from ..run.cell import Cell, grid
 from ..run.evaluate import evaluate
 from ..run.grid import visual_counts
 from ..tables import schema as results
-from .low_rank import prompts
 
 __all__ = [
     "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",

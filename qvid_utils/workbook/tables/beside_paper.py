@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..benchmarks.base import FULL, PAPER_BENCHMARKS
 from ..benchmarks.embedded import TINY
 from ..benchmarks.published import BENCHMARKS
 from . import schema as results
@@ -38,7 +39,7 @@ def filled(
         rows = printed_names(rows_of(profile, table, folder), table, also)
         kin = rows["benchmark"].map(lambda n: BENCHMARKS[n].stands_for if n in BENCHMARKS else n)
         printed = set(results.paper(table)["benchmark"])
-        kin = kin.where(kin.map(lambda n: results.PAPER_BENCHMARKS.get(n, n)).isin(printed))
+        kin = kin.where(kin.map(lambda n: PAPER_BENCHMARKS.get(n, n)).isin(printed))
         both = results.beside_paper(rows.assign(benchmark=kin)[kin.notna()], table)
         named = dict(zip(kin, rows["benchmark"], strict=True))  # which of two ways of reading
         both["suite"] = [named.get(name, name) for name in both["suite"]]
@@ -58,7 +59,7 @@ def to_read(table: pd.DataFrame, errors: bool = False) -> pd.DataFrame:
         return columns_side_by_side(table)
     budget = "budget_pct" if "budget_pct" in table else "budget"
     sides = [c for c in SIDES if c in table and table[c].notna().any()]
-    full = table[table["method"] == results.FULL]  # its metrics are the table's
+    full = table[table["method"] == FULL]  # its metrics are the table's
     several = full.groupby("benchmark")["metric"].nunique().max() > 1
     columns = ["benchmark", "metric"] if several else "benchmark"
     values = sides[0] if len(sides) == 1 else sides

@@ -10,7 +10,7 @@ from functools import wraps
 
 import pandas as pd
 
-from .schema import FULL
+from ..benchmarks.base import FULL
 
 __all__ = ["counted", "scored"]
 

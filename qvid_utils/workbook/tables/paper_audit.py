@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..benchmarks.base import Suite, error_of
+from ..benchmarks.base import FULL, Suite
 from ..benchmarks.published import BENCHMARKS
+from ..benchmarks.scoring import error_of
 from . import schema as results
 from .failed_questions import counted
 from .report import shares, summary
-from .schema import AVERAGE, FULL, PARTS
+from .schema import AVERAGE, PARTS
 from .statistics import plain_error
 
 __all__ = [

@@ -11,9 +11,10 @@ import pandas as pd
 
 from ...algebra.schedules import Infeasible, count_at
 from ...methods import method as find_method
+from ..benchmarks.base import FULL
 from ..benchmarks.published import BENCHMARKS
 from . import schema as results
-from .schema import AVERAGE, FULL, PAPER_MODELS, PARTS
+from .schema import AVERAGE, PAPER_MODELS, PARTS
 
 __all__ = ["ANSWERS", "CELL", "CHECKPOINTS", "COSTS", "as_printed", "cells_of", "method_name",
            "printed_names"]  # fmt: skip

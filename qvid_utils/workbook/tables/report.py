@@ -10,26 +10,23 @@ import numpy as np
 import pandas as pd
 
 from ...methods import method as find_method
-from ..benchmarks.base import SCORERS, Metrics, Scorer, Suite, error_of, metrics, pull_of, value_of
+from ..benchmarks.base import CELL, FULL, PAPER_BENCHMARKS, RUN, Suite, metrics
+from ..benchmarks.scoring import SCORERS, Metrics, Scorer, error_of, pull_of, value_of
 from . import schema as results
 from .failed_questions import counted, scored
-from .schema import AVERAGE, FULL
+from .schema import AVERAGE
 from .statistics import paired_difference
 
 __all__ = [
-    "CELL", "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
+    "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
     "defaults", "differences", "normalised", "says_something", "summary",
     "verdicts",
 ]  # fmt: skip
 
-#: What names a cell; retention_pct is there only where a run has budgets as shares.
-CELL = ["method", "variant", "keep", "retention_pct", "layer", "rank"]
 POINTS = ("points", "perception", "cognition")  # MME counts points, all else is in percent
 #: The two halves of MME, where a table prints them apart.
 HALVES = {"perception": "MME-P", "cognition": "MME-C"}
 MME = ("mme", "mme_published")
-#: What records without such columns come from; `evaluate` adds them for any other run.
-RUN = {"model": "tiny/llava", "device": "cpu", "dtype": "float32"}
 SAYS = 15.0  # accuracy points that chance must cost at a ninth of the tokens, or a suite is mute
 NINTH = 9
 
@@ -223,7 +220,7 @@ def _printed(
     parts = []
     for name, metric, benchmark in headlines(suites, halves):
         rows = long[(long["benchmark"] == name) & (long["metric"] == metric)]
-        if metric in HALVES or name not in results.PAPER_BENCHMARKS:
+        if metric in HALVES or name not in PAPER_BENCHMARKS:
             rows = rows.replace({"benchmark": {name: benchmark}})
         parts.append(rows)
     average = normalised(records, suites, halves=halves).assign(benchmark=label)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ...paths import DATA, figures_dir
+from ..benchmarks.base import FULL, PAPER_BENCHMARKS
 
 #: Column of a result row -> kind ("text", "int", "float", "rank").
 SCHEMA: Mapping[str, str] = MappingProxyType({
@@ -31,12 +32,6 @@ REQUIRED = ("table", "model", "method", "benchmark", "metric", "value", "unit", 
 KEY = ("table", "model", "method", "variant", "keep", "retention_pct", "layer", "rank",
        "benchmark", "metric", "seed", "device", "dtype", "source")  # fmt: skip
 
-#: Embedded suite -> the published benchmark that it stands for.
-PAPER_BENCHMARKS: Mapping[str, str] = MappingProxyType({
-    "tiny_pope": "POPE", "tiny_gqa": "GQA", "tiny_textvqa": "TextVQA",
-    "tiny_mme": "MME", "tiny_mmb": "MMB", "tiny_sqa": "SQA", "tiny_hallusion": "HallusionBench",
-    "tiny_captions": "COCO", "tiny_mmmu_pro": "MMMU-Pro",
-})  # fmt: skip
 #: Checkpoint on the hub -> the name that the papers' tables give the model.
 PAPER_MODELS: Mapping[str, str] = MappingProxyType(
     {
@@ -51,7 +46,6 @@ PAPER_TOKENS: Mapping[str, int] = MappingProxyType({"LLaVA-1.5-7B": 576})
 #: Parts of a benchmark that stand beside its total in a table and are not averaged again.
 PARTS = ("VideoMME-Short", "VideoMME-Medium", "VideoMME-Long")
 AVERAGE = "Avg"
-FULL = "full"
 
 #: Metrics that compare with the unpruned model already.
 RELATIVE = ("normalised", "reduction", "speedup", "token_ratio", "latency_ratio",

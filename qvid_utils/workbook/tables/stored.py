@@ -7,10 +7,10 @@ from zlib import crc32
 import pandas as pd
 
 from ...paths import DATA
-from ..benchmarks.base import Suite
+from ..benchmarks.base import CELL, RUN, Suite
 from ..benchmarks.embedded import suite
 from ..benchmarks.published import BENCHMARKS
-from .report import CELL, RUN, summary
+from .report import summary
 from .schema import read, write
 
 __all__ = ["asked_in", "is_stored", "rows_of", "store", "stored", "suite_of", "table_run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..benchmarks.base import error_of
+from ..benchmarks.scoring import error_of
 from .statistics import paired_difference
 
 __all__ = ["ALL", "at_cost", "by_method", "in_common", "leads"]

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qvid_utils.workbook.benchmarks import TINY, Suite, base, score, suite
+from qvid_utils.workbook.benchmarks import TINY, Suite, base, score, scoring, suite
+from qvid_utils.workbook.benchmarks.base import PAPER_BENCHMARKS
+from qvid_utils.workbook.benchmarks.prompts import picture
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables import schema as results
 
@@ -12,7 +14,7 @@ from qvid_utils.workbook.tables import schema as results
 def asked(answers, *, split="", group="", picture=None, metric="accuracy", name="tiny_gqa"):
     """A suite whose questions have these answers."""
     n = len(answers)
-    return Suite(name, results.PAPER_BENCHMARKS.get(name, "?"), metric, pd.DataFrame({
+    return Suite(name, PAPER_BENCHMARKS.get(name, "?"), metric, pd.DataFrame({
         "id": [f"{name}/{i}" for i in range(n)], "picture": picture or [f"p{i}" for i in range(n)],
         "image": None, "question": "?", "answer": answers, "kind": "",
         "split": split, "group": group,
@@ -24,7 +26,7 @@ def answered(one, words, **cell):
     cell = {"method": "full", "variant": "", "keep": None, "layer": None, "rank": None} | cell
     frame = one.samples.rename(columns={"id": "sample"}).drop(columns="image")
     frame = frame.assign(suite=one.name, prediction=words, **cell)
-    right = [base.right(*pair) for pair in zip(words, frame["answer"], strict=True)]
+    right = [scoring.right(*pair) for pair in zip(words, frame["answer"], strict=True)]
     frame = frame.assign(score=np.array(right, float), mean_tokens=float(cell["keep"] or 144))
     return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
 
@@ -99,8 +101,8 @@ def test_score_wants_each_question_once(rows):
 
 def test_the_error_of_a_mean_is_the_usual_one():
     hits = np.array([1.0, 0, 0, 1, 1, 1, 0])
-    ratio = base.Ratio(100, hits, np.ones(7))
-    assert base.error_of(base.pull_of([ratio], range(7))) == pytest.approx(
+    ratio = scoring.Ratio(100, hits, np.ones(7))
+    assert scoring.error_of(scoring.pull_of([ratio], range(7))) == pytest.approx(
         100 * hits.std(ddof=1) / 7**0.5
     )
 
@@ -108,10 +110,10 @@ def test_the_error_of_a_mean_is_the_usual_one():
 def test_questions_of_one_picture_count_as_one():
     """Every question doubled on its picture: the same error, not a smaller one."""
     hits = np.array([1.0, 0, 0, 1, 1, 1, 0])
-    once = base.Ratio(100, hits, np.ones(7))
-    twice = base.Ratio(100, hits.repeat(2), np.ones(14))
-    pulls = base.pull_of([once], range(7)), base.pull_of([twice], np.arange(7).repeat(2))
-    assert base.error_of(pulls[0]) == pytest.approx(base.error_of(pulls[1]))
+    once = scoring.Ratio(100, hits, np.ones(7))
+    twice = scoring.Ratio(100, hits.repeat(2), np.ones(14))
+    pulls = scoring.pull_of([once], range(7)), scoring.pull_of([twice], np.arange(7).repeat(2))
+    assert scoring.error_of(pulls[0]) == pytest.approx(scoring.error_of(pulls[1]))
 
 
 @pytest.mark.parametrize("metric", ["pope", "mme", "circular"])
@@ -128,11 +130,11 @@ def test_the_error_is_that_of_leaving_pictures_out(metric):
     records = answered(one, words.tolist())
     ratios = base.metrics(one, records)
     headline = next(iter(ratios))
-    error = base.error_of(base.pull_of(ratios[headline], records["picture"]))
+    error = scoring.error_of(scoring.pull_of(ratios[headline], records["picture"]))
     left = []
     for name in records["picture"].unique():
         kept = records[records["picture"] != name].reset_index(drop=True)
-        left.append(base.value_of(base.SCORERS[metric](kept)[headline]))
+        left.append(scoring.value_of(scoring.SCORERS[metric](kept)[headline]))
     jackknife = np.sqrt((len(left) - 1) * np.var(left))
     assert error == pytest.approx(jackknife, rel=0.05)
 
@@ -143,10 +145,10 @@ def test_the_error_is_that_of_leaving_pictures_out(metric):
 @pytest.mark.parametrize("name", TINY)
 def test_the_embedded_suites_are_whole(name):
     one = suite(name)
-    assert len(one.samples) >= 500 and one.stands_for == results.PAPER_BENCHMARKS[name]
+    assert len(one.samples) >= 500 and one.stands_for == PAPER_BENCHMARKS[name]
     best = score(one, answered(one, one.samples["answer"].tolist()))
     assert next(iter(best.values())) == pytest.approx(1000 if name == "tiny_mme" else 100)
-    assert base.picture(one.samples["image"].iloc[0], "x").size == (96, 96)
+    assert picture(one.samples["image"].iloc[0], "x").size == (96, 96)
 
 
 def test_an_unknown_suite_is_told_the_nearest():
@@ -156,7 +158,7 @@ def test_an_unknown_suite_is_told_the_nearest():
 
 def test_a_broken_picture_is_named():
     with pytest.raises(ValueError, match="sample 'tiny_gqa/7': its picture cannot be read"):
-        base.picture({"bytes": b"no picture", "path": ""}, "tiny_gqa/7")
+        picture({"bytes": b"no picture", "path": ""}, "tiny_gqa/7")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from qvid_utils.workbook.benchmarks.paper_profile import (
 )
 from qvid_utils.workbook.cli import run as command
 from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables import schema as results
 
@@ -57,7 +58,7 @@ def test_the_profile_runs_and_its_records_say_which_model(files):
     model, processor, suites = runner.setting("paper")
     assert [one.name for one in suites] == list(SUITES)
     few = [one for one in suites if one.name in ("pope", "gqa")]
-    cells = [runner.Cell(), runner.Cell("qvid", 16)]
+    cells = [Cell(), Cell("qvid", 16)]
     records = runner.evaluate(model, processor, few, cells)
     assert set(records["model"]) == {CHECKPOINT} and set(records["device"]) == {"cpu"}
     rows = report.summary(records, few)

@@ -12,6 +12,7 @@ import twins
 
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.workbook.benchmarks import base
+from qvid_utils.workbook.benchmarks.prompts import content
 from qvid_utils.workbook.benchmarks.published import (
     BENCHMARKS,
     entries,
@@ -21,6 +22,7 @@ from qvid_utils.workbook.benchmarks.published import (
     video,
 )
 from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables import schema as results
 
@@ -191,7 +193,7 @@ def test_a_folder_of_jsonl_and_picture_files_is_the_same(tmp_path):
     b = load("pope", tmp_path / "b", form="jsonl")
     same = [c for c in a.samples if c != "image"]
     pd.testing.assert_frame_equal(a.samples[same], b.samples[same])
-    seen = [np.asarray(base.content(one.samples.iloc[0])[0]["image"]) for one in (a, b)]
+    seen = [np.asarray(content(one.samples.iloc[0])[0]["image"]) for one in (a, b)]
     assert np.array_equal(*seen)
 
 
@@ -354,7 +356,7 @@ def test_five_tasks_of_mvbench_show_a_part(whole, tmp_path):
     assert told == (BOUNDED if whole else set())
     assert all(cell.get("part", [1.5, 4.0]) == [1.5, 4.0] for cell in made["image"])
     assert "part" not in made
-    shown = base.content(made[made["split"] == "action_sequence"].iloc[0])[0]["video"]
+    shown = content(made[made["split"] == "action_sequence"].iloc[0])[0]["video"]
     # of 12: frames 4 (round of 4.5, the even one) to 12, numbered from one; else all of them
     wanted = [3, 4, 5, 6, 7, 8, 9, 11] if whole else [0, 1, 3, 4, 6, 7, 9, 11]
     assert [int(np.asarray(f)[0, 0, 0]) for f in shown] == wanted
@@ -409,7 +411,7 @@ def test_a_question_about_a_video_shows_as_many_frames_as_its_family_takes(
     family, number, tmp_path
 ):
     row = next(load("videomme", tmp_path, family=family).samples.itertuples())
-    shown, words = base.content(row)
+    shown, words = content(row)
     assert len(shown["video"]) == number and words["text"] == row.question
 
 
@@ -432,7 +434,7 @@ def test_a_benchmark_runs_end_to_end(name, tmp_path, twin, monkeypatch):
         return generate(**inputs)
 
     monkeypatch.setattr(twin, "generate", watched)
-    cells = [runner.Cell(), runner.Cell("qvid", 4)]
+    cells = [Cell(), Cell("qvid", 4)]
     records = runner.evaluate(twin, twins.PROCESSOR, [one], cells, batch_size=2)
     assert len(records) == 2 * len(one.samples)
     assert records["score"].between(0, 1).all()
@@ -445,7 +447,7 @@ def test_a_benchmark_runs_end_to_end(name, tmp_path, twin, monkeypatch):
 
 def test_two_pictures_are_asked_about_at_once(tmp_path, twin):
     one = replace(load("mmmu_val", tmp_path), new_tokens=3)
-    records = runner.evaluate(twin, twins.PROCESSOR, [one], [runner.Cell()], batch_size=2)
+    records = runner.evaluate(twin, twins.PROCESSOR, [one], [Cell()], batch_size=2)
     tokens = records.set_index("sample")["mean_tokens"].to_dict()
     assert tokens == {"mmmu_val/validation_Art_1": 32, "mmmu_val/validation_Math_2": 16}
 

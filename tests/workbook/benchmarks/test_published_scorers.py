@@ -10,9 +10,10 @@ import pytest
 import twins
 
 from qvid_utils.families import Unavailable
-from qvid_utils.workbook.benchmarks import base
+from qvid_utils.workbook.benchmarks import scoring
 from qvid_utils.workbook.benchmarks.published import published, reading, scorers
 from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.tables import report
 
 SCORERS = scorers.PUBLISHED_SCORERS
@@ -25,7 +26,7 @@ def hit(metric, prediction, answer="", judge=None, **row):
 def totals(metric, hits, **columns):
     frame = pd.DataFrame(columns)
     found = SCORERS[metric].total(frame, np.array(hits, float))
-    return {name: pytest.approx(base.value_of(ratios)) for name, ratios in found.items()}
+    return {name: pytest.approx(scoring.value_of(ratios)) for name, ratios in found.items()}
 
 
 # ---------------------------------------------------------------- words
@@ -316,10 +317,10 @@ def test_cider_of_perfect_captions(tools):
     texts = ["A red star stands on the left.", "Two blue dots are below a line."]
     frame = pd.DataFrame({"prediction": texts, "answers": [[t, t] for t in texts]})
     ratios = SCORERS["cider"].total(frame, np.full(2, np.nan))["CIDEr"]
-    assert base.value_of(ratios) == pytest.approx(10)
-    assert np.isfinite(base.error_of(base.pull_of(ratios, ["a", "b"])))
+    assert scoring.value_of(ratios) == pytest.approx(10)
+    assert np.isfinite(scoring.error_of(scoring.pull_of(ratios, ["a", "b"])))
     swapped = frame.assign(prediction=texts[::-1])
-    assert base.value_of(SCORERS["cider"].total(swapped, np.zeros(2))["CIDEr"]) < 0.5
+    assert scoring.value_of(SCORERS["cider"].total(swapped, np.zeros(2))["CIDEr"]) < 0.5
 
 
 BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]
@@ -350,7 +351,7 @@ def test_cider_gives_its_tokenizer_single_lines_of_both_sides(monkeypatch):
 
     monkeypatch.setattr(scorers, "caption_tools", lambda: (Tokenizer, Cider))
     frame = pd.DataFrame({"prediction": ["a\rb", "c"], "answers": [["d\u2028e", "f"], ["g\x85h"]]})
-    assert base.value_of(SCORERS["cider"].total(frame, np.zeros(2))["CIDEr"]) == 1.5
+    assert scoring.value_of(SCORERS["cider"].total(frame, np.zeros(2))["CIDEr"]) == 1.5
     assert sorted(seen) == [["a b", "c"], ["d e", "f", "g h"]]
 
 
@@ -360,7 +361,7 @@ def test_captions_run_end_to_end(tools, tmp_path):
     one = replace(published("coco2014_cap_val", tmp_path), new_tokens=3)
     words = "what do you see ?"  # the twin knows no other
     one = one._with(one.samples.assign(question=words))
-    records = runner.evaluate(twins.twin("llava"), twins.PROCESSOR, [one], [runner.Cell()])
+    records = runner.evaluate(twins.twin("llava"), twins.PROCESSOR, [one], [Cell()])
     assert records["score"].isna().all()  # no caption has a score of its own
     (row,) = report.summary(records, [one]).to_dict("records")
     assert (row["metric"], row["unit"], row["n"]) == ("CIDEr", "1", 2) and row["value"] >= 0

@@ -9,18 +9,19 @@ from qvid_utils.algebra.schedules import Cut
 from qvid_utils.methods.budget_by_spectrum import modes, share_out
 from qvid_utils.prune.hooks import observed
 from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run import evaluate as runner
-from qvid_utils.workbook.run.cell import (
+from qvid_utils.workbook.run.cell import Cell
+from qvid_utils.workbook.run.evaluate import evaluate
+from qvid_utils.workbook.run.store import Store
+from qvid_utils.workbook.studies.cell_lists import (
     FIRST_CUTS,
     REPOSITIONED,
-    Cell,
     comparison_cells,
     our_cells,
     position_cells,
     seed_cells,
 )
-from qvid_utils.workbook.run.evaluate import evaluate
-from qvid_utils.workbook.run.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_a_pair_answers_as_pruned_does(loaded, suites):
     found = evaluate(*loaded, suites, [Cell(), PAIR], batch_size=2)
     found = found[found["method"] == "qvid"].set_index("sample")
     for row in suites[0].samples.itertuples():
-        inputs = runner.prompts(processor, suites[0].samples.query("id == @row.id"), model.device)
+        inputs = prompts(processor, suites[0].samples.query("id == @row.id"), model.device)
         stages = [("divprune", 72, {"positions": "original"}), ("qvid", 10)]
         with torch.inference_mode(), pruned(model, stages) as trace:
             ids = model.generate(**inputs, max_new_tokens=runner.NEW_TOKENS, do_sample=False)
@@ -118,7 +119,7 @@ def test_a_shared_budget_gives_each_question_its_part(loaded, suites, tmp_path):
         assert log.stat().st_size
     sizes, samples = [], suites[0].samples
     for name in samples["id"]:
-        inputs = runner.prompts(processor, samples[samples["id"] == name], model.device)
+        inputs = prompts(processor, samples[samples["id"] == name], model.device)
         with torch.inference_mode(), observed(model, "interaction", layer=1) as seen:
             model(**inputs)
         sizes.append(modes(seen[0]["interaction"]))
@@ -149,7 +150,7 @@ def test_a_pair_that_asks_for_more_than_is_left_is_refused(loaded, suites):
 
 def test_cuts_of_a_pair_by_layer(loaded, suites):
     model, processor = loaded
-    inputs = runner.prompts(processor, suites[0].samples.head(1), model.device)
+    inputs = prompts(processor, suites[0].samples.head(1), model.device)
     with torch.inference_mode(), pruned(model, PAIR.stages([144])) as trace:
         model(**inputs)
     assert [Cut(c.layer, len(c.kept)) for c in trace.cuts] == [Cut(0, 72), Cut(1, 10)]

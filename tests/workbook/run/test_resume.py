@@ -20,6 +20,7 @@ from qvid_utils.methods import METHODS, Method
 from qvid_utils.methods.rules import RULES
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import Suite, suite
+from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.cli import ask as command
 from qvid_utils.workbook.cli import main, parser
 from qvid_utils.workbook.run import evaluate as runner
@@ -272,7 +273,7 @@ def test_every_choice_of_a_cell_is_in_its_key(loaded, tmp_path):
 def test_a_changed_weight_dtype_or_template_is_another_key(loaded, tmp_path):
     cell = [Cell("qvid", 16)]
     before = keys(loaded, cell, tmp=tmp_path)
-    runner.prompts(loaded[1], suite("tiny_gqa").samples.head(2), "cpu")
+    prompts(loaded[1], suite("tiny_gqa").samples.head(2), "cpu")
     assert keys(loaded, cell, tmp=tmp_path) == before, "a batch that was made changes nothing"
     model, processor = load("tiny/llava")
     assert keys((model, processor), cell, tmp=tmp_path) == before

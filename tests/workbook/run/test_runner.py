@@ -13,11 +13,14 @@ from qvid_utils.families import Unavailable
 from qvid_utils.methods import METHODS, Method
 from qvid_utils.methods.rules import RULES
 from qvid_utils.workbook.benchmarks import Suite, suite, video_suite
-from qvid_utils.workbook.benchmarks.base import picture
+from qvid_utils.workbook.benchmarks.prompts import picture, prompts
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.run.grid import layers_once
+from qvid_utils.workbook.studies import cell_lists
+from qvid_utils.workbook.tables import report
+from qvid_utils.workbook.tables.stored import store, stored
 
 CELLS = [Cell("random", 16), Cell(), Cell("qvid", 16), Cell("fastv", 32), Cell("v2drop", 48),
          Cell("qvid", 16, 5, {"rank": 2, "query": "content"})]  # fmt: skip
@@ -233,7 +236,7 @@ def test_cells_of_a_batch_are_asked_together(loaded, suites, monkeypatch):
 def test_remembered_layers_change_no_bit(loaded, suites):
     """Logits of cells at several layers, each with and without what the full prompt left."""
     model, processor = loaded
-    inputs = runner.prompts(processor, suites[0].samples, model.device)
+    inputs = prompts(processor, suites[0].samples, model.device)
     cells = [("qvid", 16, 4), ("random", 48, 1), ("qvid", 144, 2), ("stride", 16, 0)]
     with torch.inference_mode():
         alone = []
@@ -249,7 +252,7 @@ def test_remembered_layers_change_no_bit(loaded, suites):
 
 def test_remembered_layers_are_not_computed_again(loaded, suites):
     model, processor = loaded
-    inputs = runner.prompts(processor, suites[0].samples, model.device)
+    inputs = prompts(processor, suites[0].samples, model.device)
     layers, ran = model.model.language_model.layers, []
     hooks = [layer.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
              for i, layer in enumerate(layers)]  # fmt: skip
@@ -266,7 +269,7 @@ def test_remembered_layers_are_not_computed_again(loaded, suites):
 def test_another_prompt_of_the_same_shape_is_not_mixed_up(loaded, suites):
     model, processor = loaded
     rows = suites[1].samples
-    one, two = (runner.prompts(processor, rows.iloc[[i]], model.device) for i in (0, 0))
+    one, two = (prompts(processor, rows.iloc[[i]], model.device) for i in (0, 0))
     two["pixel_values"] = two["pixel_values"].flip(-1)
     with torch.inference_mode():
         want = model(**two).logits
@@ -290,13 +293,13 @@ def test_shared_layers_do_not_nest_and_leave_nothing(loaded):
 
 
 def test_every_rule_is_among_the_scoring_cells(loaded):
-    methods = {cell.labels["method"] for cell in runner.scoring_cells(loaded[0].config)}
+    methods = {cell.labels["method"] for cell in cell_lists.scoring_cells(loaded[0].config)}
     used = {METHODS[name].rule.name for name in methods if name in METHODS} | methods
     assert set(METHODS) <= methods and set(RULES) <= used
 
 
 def test_the_stored_cells_are_different_and_hold_both_notebooks(loaded):
-    cells = runner.stored_cells(loaded[0].config)
+    cells = cell_lists.stored_cells(loaded[0].config)
     names = [tuple(cell.labels.values()) for cell in cells]
     assert len(set(names)) == len(names)
     layers = {cell.layer for cell in cells if cell.method == "qvid"}
@@ -314,15 +317,15 @@ def test_profiles(loaded, monkeypatch, tmp_path):
 
 
 def test_stored_records_come_back(records, suites, tmp_path):
-    table, answers = runner.store(records, suites, tmp_path, "tiny_llava")
-    back = runner.stored("tiny", tmp_path)
+    table, answers = store(records, suites, tmp_path, "tiny_llava")
+    back = stored("tiny", tmp_path)
     pd.testing.assert_frame_equal(back[records.columns], records, check_dtype=False)
-    long = runner.summary(records, suites)
+    long = report.summary(records, suites)
     assert len(pd.read_csv(table)) == len(long)
     before = table.read_bytes(), answers.read_bytes()
-    runner.store(back, suites, tmp_path, "tiny_llava")
+    store(back, suites, tmp_path, "tiny_llava")
     assert (table.read_bytes(), answers.read_bytes()) == before
-    other, _ = runner.store(records, suites, tmp_path, "other", model="tiny/other")
+    other, _ = store(records, suites, tmp_path, "other", model="tiny/other")
     named = pd.read_csv(other)
     assert set(named["table"]) == {"other"} and set(named["model"]) == {"tiny/other"}
 
@@ -330,12 +333,12 @@ def test_stored_records_come_back(records, suites, tmp_path):
 @pytest.mark.parametrize("column", ["question", "answer"])
 def test_stored_answers_to_other_questions_are_refused(records, suites, tmp_path, column):
     with pytest.raises(ValueError, match="no stored run"):
-        runner.stored("tiny", tmp_path)
+        stored("tiny", tmp_path)
     other = records.copy()
     other.loc[other["sample"] == records["sample"][0], column] = "changed"
-    runner.store(other, suites, tmp_path, "tiny_llava")
+    store(other, suites, tmp_path, "tiny_llava")
     with pytest.raises(ValueError, match=f"another question than {records['sample'][0]!r}"):
-        runner.stored("tiny", tmp_path)
+        stored("tiny", tmp_path)
 
 
 def test_score_maps_show_what_was_kept(loaded, suites, records):

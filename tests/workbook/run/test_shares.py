@@ -14,6 +14,7 @@ from qvid_utils.algebra.schedules import count_at
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.models.load import config_of
 from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.cli import ask as command
 from qvid_utils.workbook.cli import main, parser
 from qvid_utils.workbook.run import evaluate as runner
@@ -23,6 +24,7 @@ from qvid_utils.workbook.run.grid import Grid, layers_once, visual_counts
 from qvid_utils.workbook.run.store import Store
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables import schema as results
+from qvid_utils.workbook.tables.stored import store, stored
 
 SIZES = ("64x96", "80x96", "112x96", "112x112")  # 96, 120, 168 and 196 visual tokens
 
@@ -177,7 +179,7 @@ def test_a_share_cell_is_the_same_counts_asked_by_hand(loaded, pictures, records
     for row in pictures.samples.itertuples():
         height, width = map(int, row.split.split("x"))
         n_visual = height * width // 64  # a token for 8 x 8 pixels
-        inputs = runner.prompts(
+        inputs = prompts(
             processor, pictures.samples[pictures.samples["id"] == row.id], model.device
         )
         mine = records[records["sample"] == row.id].set_index(["method", "retention_pct"])
@@ -301,8 +303,8 @@ def test_tables_have_the_share_and_no_count(records, pictures):
 
 
 def test_a_stored_run_comes_back(records, pictures, tmp_path):
-    table, answers = runner.store(records, [pictures], tmp_path, "tiny_qwen2_vl")
-    back = runner.stored("tiny", tmp_path, "qwen2_vl")
+    table, answers = store(records, [pictures], tmp_path, "tiny_qwen2_vl")
+    back = stored("tiny", tmp_path, "qwen2_vl")
     pd.testing.assert_frame_equal(back[records.columns.drop(["model", "device", "dtype"])],
                                   records.drop(columns=["model", "device", "dtype"]),
                                   check_dtype=False)  # fmt: skip

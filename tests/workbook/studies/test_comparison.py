@@ -7,7 +7,7 @@ import pytest
 
 from qvid_utils.algebra.schedules import Cut
 from qvid_utils.methods import METHODS
-from qvid_utils.workbook.studies import equal_budgets as comparison
+from qvid_utils.workbook.run.cell import using
 from qvid_utils.workbook.studies.equal_budgets import (
     COMPARED,
     LEFT_OUT,
@@ -61,7 +61,7 @@ def test_a_mean_below_the_first_layers_is_named():
 def test_staged_methods_use_their_lists_at_equal_label_only():
     """SparseVLM's list for 64 of 576 is 82, 32, 18: a quarter of each, at layers 1, 3, 6 of 12."""
     label = asked("label", "sparsevlm", 16)
-    cuts = comparison.using(METHODS["sparsevlm"], label.lists).schedule(label.keep, 144, 12)
+    cuts = using(METHODS["sparsevlm"], label.lists).schedule(label.keep, 144, 12)
     assert cuts == (Cut(1, 20), Cut(3, 8), Cut(6, 4))
     mean = asked("mean", "sparsevlm", 32)
     assert mean.lists == "" and mean.keep == 32  # what the method does by itself: no list fits

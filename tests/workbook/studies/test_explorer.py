@@ -11,16 +11,16 @@ from PIL import Image
 from twins import embedded
 
 from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.benchmarks.prompts import pixels
 from qvid_utils.workbook.plots import base as figures
 from qvid_utils.workbook.studies import explorer
 from qvid_utils.workbook.studies import explorer_figure as figures_explorer
-from qvid_utils.workbook.studies import low_rank as observation
 from qvid_utils.workbook.studies.explorer import Session, attended, examples, explore
 from qvid_utils.workbook.studies.one_question import ask, look
 
 SAMPLE = suite("tiny_gqa").samples.iloc[[0]]
 QUESTION = SAMPLE["question"].item()
-PICTURE = observation.pixels(SAMPLE)[SAMPLE["id"].item()]
+PICTURE = pixels(SAMPLE)[SAMPLE["id"].item()]
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from qvid_utils.methods import method
 from qvid_utils.models.load import load
 from qvid_utils.prune.hooks import observed
 from qvid_utils.workbook.benchmarks import suite
-from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.benchmarks.prompts import prompts
+from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.studies import svd_prune as image_alone
-from qvid_utils.workbook.studies.low_rank import prompts
 from qvid_utils.workbook.tables.stored import stored
 
 
@@ -139,7 +139,7 @@ def test_the_command_stores_what_the_notebook_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(image_alone, "RUNS", tmp_path)
     shares = [image_alone.same_share(k, embedded("tiny/llava")[0]) for k in image_alone.KEEPS]
     assert shares == list(image_alone.KEEPS)  # of 144; the same shares of another model
-    few = [runner.Cell(), *runner.grid(["svd_prune"], [16], positions="original")]
+    few = [Cell(), *grid(["svd_prune"], [16], positions="original")]
     monkeypatch.setattr(image_alone, "cells", lambda keeps: few)
     monkeypatch.setattr(image_alone, "tau_cells", lambda keeps: [])
     assert image_alone.main(["--limit", "2", "--out", str(tmp_path / "out")]) == 0

@@ -7,6 +7,7 @@ import torch
 
 from qvid_utils.algebra import linalg
 from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.benchmarks.prompts import same_share
 from qvid_utils.workbook.studies import low_rank as ob
 
 WORDS = ("What", "color", "is", "the", "star", "?", "Answer", "the")
@@ -125,9 +126,9 @@ class Fake:
 def test_a_budget_keeps_its_share():
     big, unknown = Fake(), Fake()
     big.config = type("config", (), {"image_seq_length": 576})
-    assert [ob.same_share(keep, big) for keep in (48, 32, 16)] == [192, 128, 64]
+    assert [same_share(keep, big) for keep in (48, 32, 16)] == [192, 128, 64]
     with pytest.raises(ValueError, match="no fixed number of visual tokens"):
-        ob.same_share(16, unknown)
+        same_share(16, unknown)
 
 
 def test_an_unknown_profile():

@@ -16,11 +16,11 @@ from qvid_utils import load, pruned
 from qvid_utils.families import Unavailable, family_of
 from qvid_utils.families.layout import frames_of
 from qvid_utils.workbook.benchmarks import Suite, video_suite
+from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.benchmarks.published.video import frames
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.studies import video
-from qvid_utils.workbook.studies.low_rank import prompts
 from qvid_utils.workbook.tables import schema as results
 
 

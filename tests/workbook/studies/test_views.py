@@ -14,13 +14,14 @@ from qvid_utils import pruned
 from qvid_utils.algebra import linalg
 from qvid_utils.methods import method
 from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.benchmarks.prompts import pixels, prompts
 from qvid_utils.workbook.cost import flops
 from qvid_utils.workbook.studies import low_rank as observation
 from qvid_utils.workbook.studies.one_question import Look, _answered, ask, look, opened
 
 SAMPLE = suite("tiny_gqa").samples.iloc[[0]]
 QUESTION = SAMPLE["question"].item()
-PICTURE = observation.pixels(SAMPLE)[SAMPLE["id"].item()]
+PICTURE = pixels(SAMPLE)[SAMPLE["id"].item()]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def asked(tiny):
 
 @pytest.fixture(scope="module")
 def inputs(tiny):
-    return observation.prompts(tiny[1], SAMPLE, "cpu")
+    return prompts(tiny[1], SAMPLE, "cpu")
 
 
 def test_the_whole_model_answers_as_it_does_without_us(tiny, asked, inputs):

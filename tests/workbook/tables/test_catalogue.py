@@ -10,6 +10,7 @@ from qvid_utils import load, pruned
 from qvid_utils.algebra.schedules import Staged, at
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
+from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.tables import methods as catalogue
 
@@ -58,7 +59,7 @@ def test_the_families_are_those_whose_models_run_it(name, family):
     if name in ("trim", "cdpruner") and family == "llava":
         assert says == ""
         model, processor, suites = with_clip()
-        inputs = runner.prompts(processor, suites[0].head(1).samples.head(1), model.device)
+        inputs = prompts(processor, suites[0].head(1).samples.head(1), model.device)
         with torch.inference_mode(), pruned(model, chosen, 16) as trace:
             model(**inputs)
         assert trace.cuts

@@ -15,15 +15,17 @@ from transformers import LlavaConfig
 from qvid_utils import paths
 from qvid_utils.models.load import config_of
 from qvid_utils.workbook.benchmarks import paper_profile, suite
+from qvid_utils.workbook.benchmarks.base import FULL
 from qvid_utils.workbook.benchmarks.published import BENCHMARKS, video
 from qvid_utils.workbook.cli import ask as command
 from qvid_utils.workbook.cli import main, parser
 from qvid_utils.workbook.run import cell as cells
-from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.studies import cell_lists
 from qvid_utils.workbook.tables import schema as results
 from qvid_utils.workbook.tables import stored
+from qvid_utils.workbook.tables.beside_paper import filled, to_read
 from qvid_utils.workbook.tables.paper_tables import ANSWERS, cells_of
-from qvid_utils.workbook.tables.schema import FULL
+from qvid_utils.workbook.tables.stored import asked_in, is_stored
 
 TINY = paths.DATA / "tiny" / "llava"
 LLAVA = "llava-hf/llava-1.5-7b-hf"
@@ -61,12 +63,12 @@ def test_budgets_are_the_same_shares_of_every_model():
     big, small = LlavaConfig(image_seq_length=576), config_of("tiny/llava")
     assert cells.keeps_of(big) == [192, 128, 64] and cells.keeps_of(small) == [48, 32, 16]
     assert cells.keeps_of(big, [72]) == [288]
-    asked = cells.stored_cells(big)
+    asked = cell_lists.stored_cells(big)
     single = {c.keep for c in asked if c.method == "v2drop" and not c.before}
     assert {192, 128, 64} <= single and not {48, 32, 16} & single
     assert {c.before[1] for c in asked if c.before} == {288, 144}
     assert {c.keep for c in asked if c.method == "qvid" and c.layer == 5} == {192, 128, 64}
-    assert {c.before[1] for c in cells.stored_cells(small) if c.before} == {72, 36}
+    assert {c.before[1] for c in cell_lists.stored_cells(small) if c.before} == {72, 36}
 
 
 def test_the_commands_usual_budgets_are_the_models(files):
@@ -84,7 +86,7 @@ def test_every_table_is_cells_by_benchmarks(table):
     frame = cells_of(table)
     named = frame.drop_duplicates(["method", "keep", "retention_pct", "layer", "rank"])
     assert len(frame) == len(named) * frame["benchmark"].nunique()
-    found = cells.table_cells(table, LlavaConfig(image_seq_length=576))
+    found = cell_lists.table_cells(table, LlavaConfig(image_seq_length=576))
     assert found[0].method is None
     assert len(found) == 1 + (named["method"] != FULL).sum()
     assert len({tuple(c.labels.values()) for c in found}) == len(found)
@@ -94,13 +96,13 @@ def test_every_table_is_cells_by_benchmarks(table):
 
 def test_layers_ranks_and_shares_are_the_printed_ones():
     config = LlavaConfig(image_seq_length=576)
-    layers = [c.layer for c in cells.table_cells("4", config)[1:]]
+    layers = [c.layer for c in cell_lists.table_cells("4", config)[1:]]
     assert layers == [1, 2, None, 4, 5, 6]  # 3 is the method's own: the cell of Table 1
-    ranks = [c.labels["rank"] for c in cells.table_cells("3b", config) if c.method == "qvid"]
+    ranks = [c.labels["rank"] for c in cell_lists.table_cells("3b", config) if c.method == "qvid"]
     assert sorted(ranks) == [1, 2, 4, 8, 16] and all(type(rank) is int for rank in ranks)
-    shares = [(c.method, c.keep, c.share) for c in cells.table_cells("11", config)[1:3]]
+    shares = [(c.method, c.keep, c.share) for c in cell_lists.table_cells("11", config)[1:3]]
     assert all(keep is None and share > 0 for _, keep, share in shares)
-    third = [c.keep for c in cells.table_cells("15", config_of("tiny/llava")) if c.keep]
+    third = [c.keep for c in cell_lists.table_cells("15", config_of("tiny/llava")) if c.keep]
     assert set(third) == {48, 32, 16}
 
 
@@ -248,10 +250,10 @@ def test_the_notebook_of_the_tables_runs_on_the_papers_profile(run):
 
 
 def test_a_table_without_a_run_shows_what_is_printed():
-    alone = runner.filled("tiny", "10")
+    alone = filled("tiny", "10")
     assert alone["measured"].isna().all() and len(alone) == len(results.paper("10"))
-    assert stored.table_run("tiny", "10") == "" and not runner.is_stored("tiny", "10")
-    shown = runner.to_read(alone)
+    assert stored.table_run("tiny", "10") == "" and not is_stored("tiny", "10")
+    shown = to_read(alone)
     assert shown.loc[(64, "qvid"), "ChartQA"] == 16.6
 
 
@@ -272,15 +274,15 @@ def test_tables_by_metric_come_from_the_rows_of_results(tmp_path):
         result("random", 64, "coco2014_cap_val", "CIDEr", 0.5, unit="1", layer=3),
     ]
     results.write(results.tidy(pd.DataFrame(rows)), tmp_path / "paper_table_13.csv")
-    table = runner.filled("paper", "13", folder=tmp_path)
+    table = filled("paper", "13", folder=tmp_path)
     assert "random" not in set(table["method"])
     qvid = table[(table["method"] == "qvid") & (table["keep_measured"] == 64)].set_index("metric")
     assert qvid["measured"].to_dict() == {"aAcc": 46.0, "CIDEr": 0.8}
     assert qvid["difference"].to_dict() == pytest.approx({"aAcc": 46 - 47.8, "CIDEr": 0.8 - 0.782})
     assert qvid.loc["aAcc", "suite"] == "hallusionbench_yes_no"  # not the published reading
-    shown = runner.to_read(table)
+    shown = to_read(table)
     assert shown.loc[(100.0, "full"), ("measured", "COCO", "CIDEr")] == 1.1
-    assert runner.asked_in("paper", ["10", "13"], tmp_path) == {
+    assert asked_in("paper", ["10", "13"], tmp_path) == {
         "hallusionbench_yes_no": 951, "coco2014_cap_val": 951,
     }  # fmt: skip
 
@@ -299,12 +301,12 @@ def test_a_table_in_shares_meets_its_own_methods(tmp_path, monkeypatch):
     records = pd.concat([full, cut, chance], ignore_index=True).astype({"retention_pct": "float64"})
     qwen = "Qwen/Qwen2-VL-7B-Instruct"
     stored.store(records, [one], tmp_path, "paper_table_11", model=qwen, dtype="bfloat16")
-    table = runner.filled("paper", "11", folder=tmp_path)
+    table = filled("paper", "11", folder=tmp_path)
     named = table[table["benchmark"] == "MMMU-Pro"].set_index(["method", "budget_pct"])
     assert named.loc[("v2drop", 33.3), "measured"] == 50 and ("v2drop_qwen2_vl", 33.3) not in named
     printed = named.loc[("v2drop", 33.3), "paper"]
     assert named.loc[("v2drop", 33.3), "difference"] == pytest.approx(50 - printed)
     assert "random" not in set(table["method"])
-    also = runner.filled("paper", "11", also=["random"], folder=tmp_path)
+    also = filled("paper", "11", also=["random"], folder=tmp_path)
     assert "random" in set(also["method"])
     suite.cache_clear()

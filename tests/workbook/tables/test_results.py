@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qvid_utils.workbook.benchmarks.base import PAPER_BENCHMARKS
 from qvid_utils.workbook.tables import schema as results
 from qvid_utils.workbook.tables.schema import (
     beside_paper,
@@ -274,7 +275,7 @@ def test_wide_has_one_line_per_method_and_budget():
 
 def test_every_suite_stands_for_a_benchmark_of_tables_1_11_and_14():
     printed = {b for table in (1, 11, 14) for b in results.paper(table).benchmark} - {"Avg"}
-    assert set(results.PAPER_BENCHMARKS.values()) == printed
+    assert set(PAPER_BENCHMARKS.values()) == printed
 
 
 # ---- uncertainty

@@ -16,7 +16,8 @@ import pandas as pd
 from PIL import Image
 
 from ....families import FAMILIES
-from ..base import REQUIRED, Judge, Suite
+from ..base import REQUIRED, Suite
+from ..scoring import Judge
 from . import source
 from . import valid_answers as gold
 from .entries import BENCHMARKS, IMAGE_FAMILIES, Benchmark

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ....families import Unavailable
-from ..base import SCORERS, Judge, Metrics, Ratio, Scorer, mean, paired, whole
+from ..scoring import SCORERS, Judge, Metrics, Ratio, Scorer, mean, paired, whole
 from . import reading
 
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
