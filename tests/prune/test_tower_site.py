@@ -25,7 +25,7 @@ from twins import (
     twin,
 )
 
-from qvid_utils.algebra.schedules import Infeasible
+from qvid_utils.algebra.cuts import Infeasible
 from qvid_utils.algebra.tome import Downsampling, ToMe, merge_counts
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.families.calls import pictures_once
