@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..benchmarks.base import FULL, Suite
+from ..benchmarks.base import CELL, FULL, Suite
 from ..benchmarks.published import BENCHMARKS
 from ..benchmarks.scoring import error_of
 from . import schema as results
 from .failed_questions import counted
-from .report import shares, summary
+from .report import _budgets, key_of, shares, summary
 from .schema import AVERAGE, PARTS
-from .statistics import plain_error
+from .statistics import EDGE, paired, plain_error
 
 __all__ = [
     "errors", "leads", "mean_tokens", "origins", "own_errors", "printed_only", "ranking",
@@ -151,11 +151,6 @@ def own_errors(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _budgets(records: pd.DataFrame) -> list[str]:
-    """The columns that hold a cell's budget: a count or, where there are such, a share."""
-    return [name for name in ("keep", "retention_pct") if name in records]
-
-
 @counted()
 def leads(records: pd.DataFrame, suites: Sequence[Suite], method: str = "qvid") -> pd.DataFrame:
     """Avg of `method` minus Avg of every other cell of its budget, in % of the unpruned model.
@@ -164,30 +159,15 @@ def leads(records: pd.DataFrame, suites: Sequence[Suite], method: str = "qvid") 
     budgets as shares), method, lead, stderr (over pictures, of the difference: both answered the
     same questions), low and high (95 %), n. ValueError where a budget has no cell of the method.
     """
-    names = _budgets(records)
-    cells = [
-        (labels, part, value, pull)
-        for labels, part, value, pull in shares(records, suites)
-        if labels["method"] != FULL
-    ]
+    names = [name for name in CELL if name in records]
+    averages = {key_of(labels): rest for labels, _, *rest in shares(records, suites)}
 
-    def budget(labels: dict) -> tuple:
-        return tuple(None if pd.isna(labels[name]) else labels[name] for name in names)
+    def lead(ours: pd.DataFrame, theirs: pd.DataFrame, seed: int) -> dict[str, float]:
+        mine, its = (averages[key_of(side.iloc[0][names].to_dict())] for side in (ours, theirs))
+        gap, error = mine[0] - its[0], error_of(mine[1].sub(its[1], fill_value=0.0))
+        interval = {"low": gap - EDGE * error, "high": gap + EDGE * error}
+        return {"lead": gap, "stderr": error, **interval, "n": len(theirs)}
 
-    own = {budget(labels): (value, pull) for labels, _, value, pull in cells
-           if labels["method"] == method}  # fmt: skip
-    rows = []
-    for labels, part, value, pull in cells:
-        at = dict(zip(names, budget(labels), strict=True))
-        if budget(labels) not in own:
-            told = ", ".join(f"{name}={value}" for name, value in at.items() if value is not None)
-            raise ValueError(f"leads needs records of {method!r} at {told}")
-        if labels["method"] == method:
-            continue
-        mine, its = own[budget(labels)]
-        lead, error = mine - value, error_of(its.sub(pull, fill_value=0.0))
-        rows.append({**at, "method": labels["method"], "lead": lead, "stderr": error,
-                     "low": lead - 1.96 * error, "high": lead + 1.96 * error,
-                     "n": len(part)})  # fmt: skip
-    frame = pd.DataFrame(rows)
+    pruned, own = records[records["method"] != FULL], {"method": method}
+    frame = paired(pruned, own, by=_budgets(records), cell=["method"], measure=lead)
     return frame.astype({"keep": "Int64"}) if "retention_pct" in frame else frame

@@ -15,7 +15,7 @@ from ..benchmarks.scoring import SCORERS, Metrics, Scorer, error_of, pull_of, va
 from . import schema as results
 from .failed_questions import counted, scored
 from .schema import AVERAGE
-from .statistics import paired_difference
+from .statistics import cells, paired
 
 __all__ = [
     "agreement", "averages", "averages_by_layer", "beside", "columns_side_by_side",
@@ -32,9 +32,7 @@ NINTH = 9
 
 
 def _cells(records: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
-    names = _naming(records)
-    for labels, part in records.groupby(names, dropna=False, sort=False):
-        yield dict(zip(names, labels, strict=True)), part
+    return cells(records, _naming(records))
 
 
 def _naming(records: pd.DataFrame) -> list[str]:
@@ -149,15 +147,15 @@ def shares(
     the difference of two of them, is `error_of` it, or of their difference.
     """
     columns = headlines(suites, halves)
-    cells: dict[tuple, tuple[dict, list, dict[str, Metrics]]] = {}
+    by_cell: dict[tuple, tuple[dict, list, dict[str, Metrics]]] = {}
     for labels, suite, part, found in _measured(records, suites):
-        _, parts, mine = cells.setdefault(_key(labels), (labels, [], {}))
+        _, parts, mine = by_cell.setdefault(key_of(labels), (labels, [], {}))
         parts.append(part)
         mine[suite.name] = {m: (value_of(r), pull_of(r, part["picture"])) for m, r in found.items()}
-    full = next((mine for labels, _, mine in cells.values() if labels["method"] == FULL), None)
+    full = next((mine for labels, _, mine in by_cell.values() if labels["method"] == FULL), None)
     if full is None:
         raise ValueError(f"no records of method '{FULL}': nothing to take a share of")
-    for labels, parts, mine in cells.values():
+    for labels, parts, mine in by_cell.values():
         found, pull = [], pd.Series(dtype=float)
         for name, metric, benchmark in columns:
             if metric not in mine[name]:
@@ -349,26 +347,17 @@ def differences(
 ) -> pd.DataFrame:
     """`method`, as it is by default, minus every other cell of the same budget, in accuracy points.
 
-    records: at one layer; suites: names. Paired over questions, bootstrapped over pictures: the
-    cell, difference, low and high (95 %), n, pictures. Raises ValueError where a budget has no cell
-    of the method with its defaults, or two.
+    records: at one layer; suites: names. As `statistics.paired` has it: the other cell, then the
+    numbers; ValueError where a budget has no cell of the method with its defaults, or two.
     """
     asked = records[records["suite"].isin(list(suites)) & (records["method"] != FULL)]
-    rows = []
-    budgets = [name for name in ("keep", "retention_pct") if name in asked]
-    for budget, part in asked.groupby(budgets, sort=False, dropna=False):
-        mine = (part["method"] == method) & _default(part)
-        ours = part[mine].set_index("sample")
-        if ours.index.duplicated().any() or ours.empty:
-            named = ", ".join(
-                f"{name}={value}"
-                for name, value in zip(budgets, budget, strict=True)
-                if not pd.isna(value)
-            )
-            raise ValueError(f"differences needs one cell of {method!r} at {named}")
-        for labels, other in _cells(part[~mine]):
-            rows.append(labels | paired_difference(ours, other.set_index("sample"), seed))
-    return pd.DataFrame(rows)
+    own = {"method": method, "variant": "", "rank": find_method(method).params.get("rank")}
+    return paired(asked, own, by=_budgets(asked), seed=seed)
+
+
+def _budgets(records: pd.DataFrame) -> list[str]:
+    """The columns that hold a cell's budget: a count or, where there are such, a share."""
+    return [name for name in ("keep", "retention_pct") if name in records]
 
 
 def verdicts(joined: pd.DataFrame, pairs: pd.DataFrame, method: str = "qvid") -> pd.DataFrame:
@@ -425,11 +414,11 @@ def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     keys = ["sample", *names]
     both = live.merge(stored[[*keys, "prediction"]], on=keys, suffixes=("", "_stored"))
     both["same"] = 100.0 * (both["prediction"] == both["prediction_stored"])
-    known = {_key(labels): part for labels, part in _cells(stored)}
+    known = {key_of(labels): part for labels, part in _cells(stored)}
     rows = []
     for labels, part in _cells(both):
-        score = 100 * known[_key(labels)]["score"]
-        pictures = known[_key(labels)]["picture"].to_numpy()
+        score = 100 * known[key_of(labels)]["score"]
+        pictures = known[key_of(labels)]["picture"].to_numpy()
         error = error_of(((score - score.mean()) / len(score)).groupby(pictures).sum())
         value, n = 100 * part["score"].mean(), len(part)
         bound = max(4 * error * (len(score) / n) ** 0.5, 100 / n)
@@ -440,5 +429,5 @@ def agreement(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({"keep": "Int64", "layer": "Int64", "rank": "float64"})
 
 
-def _key(labels: dict) -> tuple:
+def key_of(labels: dict) -> tuple:
     return tuple(None if pd.isna(value) else value for value in labels.values())

@@ -7,7 +7,7 @@ returns plain pandas frames.
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -466,7 +466,7 @@ def _percent_of_full(side, printed=False):
 
     A number whose unpruned value the paper does not print becomes empty; ours must have one. The
     errors are those of the pruned value alone, the unpruned one taken as known; its own share is
-    100 without an error. `paired_bootstrap` gives the interval of a difference.
+    100 without an error. `statistics.paired` gives the interval of a difference.
     """
     full = side[side.method == FULL].set_index(["benchmark", "metric"]).value.to_dict()
     scale = []
@@ -522,115 +522,6 @@ def wide(beside: pd.DataFrame) -> pd.DataFrame:
             name = f"{title} {column.replace('_pct_of_full', ', % of full')}"
             names[name], line[name] = None, row[column]
     return pd.DataFrame(list(lines.values()), columns=[*keys, *names])
-
-
-# ---------------------------------------------------------------- uncertainty
-
-
-def f1(rows: np.ndarray) -> float:
-    """F1 of "yes": 2·TP / (2·TP + FP + FN), in [0, 1]; 0 where nobody says yes.
-
-    rows (n, 2) of 0/1 or bool: said yes, is yes.
-    """
-    rows = np.asarray(rows, dtype="float64")
-    yes = rows.sum()
-    return float(2 * (rows[:, 0] * rows[:, 1]).sum() / yes) if yes else 0.0
-
-
-def standard_error(
-    samples, statistic: Callable = np.mean, *, groups=None, n_boot: int = 2000, seed: int = 0
-) -> float:
-    """Standard error of a statistic over samples, in the samples' unit.
-
-    For the mean without groups: standard deviation (n - 1) / sqrt(n). For anything else (`f1`,
-    or samples that share a picture: `groups`) the standard deviation of bootstrap replicates.
-    samples (n,) or (n, k). Raises ValueError for fewer than two samples and for NaN.
-    """
-    values = _samples(samples, "samples")
-    if statistic is np.mean and groups is None:
-        if values.ndim != 1:
-            raise ValueError(f"the mean takes samples of shape (n,), not {values.shape}")
-        return float(values.std(ddof=1) / np.sqrt(len(values)))
-    return float(np.std(_replicates([values], statistic, groups, n_boot, seed)[0], ddof=1))
-
-
-def paired_bootstrap(
-    a,
-    b,
-    statistic: Callable = np.mean,
-    n_boot: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    groups=None,
-) -> tuple[float, float, float]:
-    """Difference statistic(a) - statistic(b) on the same samples, with its percentile interval.
-
-    a, b: (n,) or (n, k) in the same order (for pandas objects: with equal indexes), row i of both
-    from sample i; each replicate draws the same rows of both. statistic: rows -> number; np.mean
-    and `f1` are vectorised, any other callable works. groups (n,): samples that share a picture
-    are drawn together. Returns (difference, low, high). Raises ValueError for unaligned samples,
-    NaN, fewer than two samples or groups, and a confidence outside (0, 1).
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}; it lies between 0 and 1, such as 0.95")
-    framed = (pd.Series, pd.DataFrame)
-    if isinstance(a, framed) and isinstance(b, framed) and not a.index.equals(b.index):
-        raise ValueError("unaligned samples: a and b have different indexes; align them by id")
-    x, y = _samples(a, "a"), _samples(b, "b")
-    if x.shape != y.shape:
-        raise ValueError(f"unaligned samples: a has shape {x.shape}, b {y.shape}")
-    first, second = _replicates([x, y], statistic, groups, n_boot, seed)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(first - second, [tail, 1 - tail])
-    return float(statistic(x) - statistic(y)), float(low), float(high)
-
-
-def _samples(samples, name: str) -> np.ndarray:
-    values = np.asarray(samples, dtype="float64")
-    if values.ndim not in (1, 2) or len(values) < 2:
-        raise ValueError(f"{name} has shape {values.shape}; needed are at least two samples")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds NaN or infinity; score every sample first")
-    return values
-
-
-def _replicates(sides: list[np.ndarray], statistic, groups, n_boot: int, seed: int):
-    """Bootstrap replicates (n_boot,) of each side, all sides from the same draws."""
-    if n_boot < 2:
-        raise ValueError(f"n_boot={n_boot}; at least 2 replicates are needed")
-    n = len(sides[0])
-    members = np.arange(n) if groups is None else pd.factorize(np.asarray(groups))[0]
-    if len(members) != n or (members < 0).any():
-        raise ValueError(f"groups needs one name for each of the {n} samples, none missing")
-    units = int(members.max()) + 1
-    if units < 2:
-        raise ValueError("one group only: nothing to resample")
-    rng = np.random.default_rng(seed)
-    step = max(1, 1_000_000 // units)  # draws at a time, so that memory stays small
-    fast = [_sums(side, statistic, members, units) for side in sides]
-    rows = None if all(fast) else [np.flatnonzero(members == u) for u in range(units)]
-    out: list[list[np.ndarray]] = [[] for _ in sides]
-    for start in range(0, n_boot, step):
-        draws = rng.integers(0, units, size=(min(step, n_boot - start), units))
-        for side, sums, replicates in zip(sides, fast, out, strict=True):
-            if sums:
-                top, bottom = (part[draws].sum(axis=1) for part in sums)
-                replicates.append(np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0))
-            else:
-                picked = (np.concatenate([rows[u] for u in draw]) for draw in draws)
-                replicates.append(np.array([float(statistic(side[i])) for i in picked]))
-    return [np.concatenate(replicates) for replicates in out]
-
-
-def _sums(side: np.ndarray, statistic, members, units):
-    """A mean and an F1 are ratios of two sums over samples: those sums per unit, else None."""
-    if statistic is np.mean and side.ndim == 1:
-        top, bottom = side, np.ones(len(side))
-    elif statistic is f1 and side.ndim == 2:
-        top, bottom = 2 * side[:, 0] * side[:, 1], side.sum(axis=1)
-    else:
-        return None
-    return tuple(np.bincount(members, weights=part, minlength=units) for part in (top, bottom))
 
 
 # ---------------------------------------------------------------- tables for readers
