@@ -12,8 +12,9 @@ import pandas as pd
 from ...methods import METHODS
 from ..benchmarks.base import FULL, Suite
 from ..tables import schema as results
+from ..tables.conclusions import differences
 from ..tables.methods import group
-from ..tables.report import differences, normalised
+from ..tables.report import normalised
 from ..tables.schema import AVERAGE
 from ..tables.statistics import paired
 from .equal_budgets import READINGS, Entry, at_budget

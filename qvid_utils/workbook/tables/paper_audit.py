@@ -12,8 +12,9 @@ from ..benchmarks.base import CELL, FULL, Suite
 from ..benchmarks.published import BENCHMARKS
 from ..benchmarks.scoring import error_of
 from . import schema as results
+from .beside_paper import average_rows
 from .failed_questions import counted
-from .report import _budgets, key_of, shares, summary
+from .report import budgets_of, key_of, shares, summary
 from .schema import AVERAGE, PARTS
 from .statistics import EDGE, paired, plain_error
 
@@ -76,7 +77,7 @@ def ranking(without: Sequence[str] = ("TextVQA",)) -> pd.DataFrame:
     printed = table[table["benchmark"] == AVERAGE].set_index(["method", "keep"])["value"]
     cells = cells[cells["benchmark"] != AVERAGE]
     left = [name for name in dict.fromkeys(cells["benchmark"]) if name not in without]
-    six, five = results.normalised(cells), results.normalised(cells, left)
+    six, five = average_rows(cells), average_rows(cells, left)
     frame = six[["keep", "method"]].assign(
         whose=six["quoted_from"].map(lambda x: "its authors' own paper" if "'" in x else _whose(x)),
         printed=[printed.get(pair) for pair in zip(six["method"], six["keep"], strict=True)],
@@ -136,7 +137,7 @@ def own_errors(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     method, n, pictures, accuracy (%), plain and over_pictures (points). Questions about one picture
     are not independent: the second is the one to use.
     """
-    rows, names = [], _budgets(records)
+    rows, names = [], budgets_of(records)
     for row in summary(records, suites).query("metric == 'accuracy'").itertuples():
         mine = records[(records["suite"] == row.benchmark) & (records["method"] == row.method)]
         for name in names if row.method != FULL else ():
@@ -169,5 +170,5 @@ def leads(records: pd.DataFrame, suites: Sequence[Suite], method: str = "qvid") 
         return {"lead": gap, "stderr": error, **interval, "n": len(theirs)}
 
     pruned, own = records[records["method"] != FULL], {"method": method}
-    frame = paired(pruned, own, by=_budgets(records), cell=["method"], measure=lead)
+    frame = paired(pruned, own, by=budgets_of(records), cell=["method"], measure=lead)
     return frame.astype({"keep": "Int64"}) if "retention_pct" in frame else frame
