@@ -12,17 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ....families import Unavailable
-from ..scoring import (
-    SCORERS,
-    Judge,
-    Metrics,
-    Ratio,
-    Scorer,
-    mean,
-    paired,
-    whole,
-    yes_or_no,
-)
+from .. import scoring
+from ..scoring import SCORERS, Judge, Metrics, Ratio, Scorer, mean, paired, whole
 from . import reading, unread
 
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -164,7 +155,9 @@ def _pope_total(records: pd.DataFrame, hits: np.ndarray) -> Metrics:
         **{f"f1_{name}": [part] for name, part in parts.items()},
         "f1_pooled": [Ratio(100, 2 * said * true, said + true)],
         **_pope_lmms(records, true),
-        "unread": [mean(np.array([not yes_or_no(text) for text in records["prediction"]], float))],
+        "unread": [
+            mean(np.array([not scoring.yes_or_no(text) for text in records["prediction"]], float))
+        ],
     }
 
 
@@ -281,7 +274,7 @@ PUBLISHED_SCORERS: dict[str, Scorer] = {
     "exact": Scorer(_exact, _share),
     "scienceqa": Scorer(_letter, _share, reads=unread.letter_first),
     "vqa": Scorer(_vqa, _share),
-    "pope_published": Scorer(_pope, _pope_total, "f1", reads=yes_or_no),
+    "pope_published": Scorer(_pope, _pope_total, "f1", reads=scoring.yes_or_no),
     "mme_published": Scorer(
         _mme, _mme_total, "points", reads=lambda p, row: reading.mme_word(p) != "other"
     ),
@@ -294,7 +287,7 @@ PUBLISHED_SCORERS: dict[str, Scorer] = {
         _first, _share, reads=lambda p, row: p.strip()[:1].lower() in tuple("abcd")
     ),
     "hallusion": Scorer(_hallusion, _hallusion_total, "aAcc", needs_judge=True),
-    "hallusion_words": Scorer(_hallusion_word, _hallusion_total, "aAcc", reads=yes_or_no),
+    "hallusion_words": Scorer(_hallusion_word, _hallusion_total, "aAcc", reads=scoring.yes_or_no),
     "cider": Scorer(_caption, _cider, "CIDEr"),
     "mvbench": Scorer(_mvbench, _parts(over=True), reads=unread.mvbench),
     "videomme": Scorer(_spoken, _parts(), reads=unread.videomme),
