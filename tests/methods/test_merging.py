@@ -26,8 +26,6 @@ NAMES = [
     if (m.merges or m.positions != "original") and name not in ELSEWHERE
 ]
 NEED_CLASS = {"cls_row", "last_cls_row"}
-# One of each kind of writing runs everywhere; the rest on LLaVA with one kernel, and everywhere if
-# asked.
 
 
 def stages(keep, n_visual, n_layers, layer=None):
