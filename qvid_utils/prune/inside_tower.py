@@ -19,7 +19,7 @@ from torch.nn import functional
 from ..algebra.schedules import Infeasible, check_keep
 from ..algebra.tome import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 from ..families import Family, Unavailable
-from ..methods.keep_pooling import share_evenly
+from ..methods.floors import share_evenly
 
 __all__ = ["TowerSite"]
 

@@ -35,7 +35,9 @@ COUNTED = (
 )
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow")
 #: Fields that say something about a method or a checkpoint and do nothing.
-WORDS_ONLY = frozenset({"source", "note", "label"})
+WORDS_ONLY = frozenset(
+    ("source", "departures", "venue", "link", "key", "label", "short", "curve", "apart", "cost")
+)
 PLACES = frozenset({"_name_or_path", "name_or_path", "transformers_version", "_commit_hash"})
 
 

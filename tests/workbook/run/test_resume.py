@@ -16,8 +16,7 @@ import torch
 from twins import embedded
 
 from qvid_utils import load
-from qvid_utils.methods import METHODS, Method
-from qvid_utils.methods.rules import RULES
+from qvid_utils.methods import METHODS, RULES, Method
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import Suite, suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
