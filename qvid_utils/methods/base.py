@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algebra.cuts import At, Schedule, at
 from ..algebra.linalg import check_rank
-from ..algebra.schedules import At, Schedule, at
 from ..algebra.selection import Kept, top_k
 from ..algebra.tome import Downsampling, ToMe
 from .evidence import needing

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..algebra.schedules import at
+from ..algebra.cuts import at
 from .base import Method, adapted
 from .scoring import rule
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..algebra.schedules import at
+from ..algebra.cuts import at
 from ..algebra.selection import Kept, top_k
 from .base import Method
 from .options import Options, option

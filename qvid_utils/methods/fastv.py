@@ -8,7 +8,7 @@ ECCV 2024, https://arxiv.org/abs/2403.06764
 
 from torch import Tensor
 
-from ..algebra.schedules import at
+from ..algebra.cuts import at
 from .base import Method
 from .scoring import rule
 

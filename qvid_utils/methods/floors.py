@@ -9,7 +9,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from ..algebra.schedules import at
+from ..algebra.cuts import at
 from ..algebra.selection import Kept
 from ..algebra.tome import Downsampling
 from .base import Method

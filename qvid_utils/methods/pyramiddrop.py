@@ -8,7 +8,7 @@ CVPR 2025, https://arxiv.org/abs/2410.17247
 
 from torch import Tensor
 
-from ..algebra.schedules import staged
+from ..algebra.cuts import staged
 from .base import Method
 from .scoring import rule
 

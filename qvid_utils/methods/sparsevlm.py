@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..algebra.clustering import density_peaks, means
-from ..algebra.schedules import staged
+from ..algebra.cuts import staged
 from ..algebra.selection import Kept, top_k
 from .base import Method, adapted
 from .options import Options, option

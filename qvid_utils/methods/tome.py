@@ -8,7 +8,7 @@ ICLR 2023, https://arxiv.org/abs/2210.09461
 
 from torch import Tensor
 
-from ..algebra.schedules import at
+from ..algebra.cuts import at
 from ..algebra.tome import ToMe
 from .base import Method
 from .scoring import rule

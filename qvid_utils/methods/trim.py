@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..algebra.schedules import at
+from ..algebra.cuts import at
 from ..algebra.selection import Kept, top_k
 from .base import Method
 from .options import Options

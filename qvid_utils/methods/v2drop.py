@@ -9,7 +9,7 @@ CVPR 2026, https://arxiv.org/abs/2509.01552
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..algebra.schedules import staged
+from ..algebra.cuts import staged
 from .base import Method
 from .scoring import rule
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qvid_utils.algebra.schedules import at, mean_tokens
+from qvid_utils.algebra.cuts import at, mean_tokens
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.methods import METHODS, RULES, Method, method, rule
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built
 
-from qvid_utils.algebra.schedules import at
+from qvid_utils.algebra.cuts import at
 from qvid_utils.families import FAMILIES, projections
 from qvid_utils.methods import METHODS, evidence, method
 from qvid_utils.prune.hooks import observed, pruned

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.schedules import Cut
+from ...algebra.cuts import Cut
 from ...methods import METHODS, RULES, method
 from ..benchmarks.base import FULL
 from ..benchmarks.prompts import same_share

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.schedules import Staged
+from ...algebra.cuts import Staged
 from ...families import FAMILIES, Family
 from ...methods import METHODS, Method
 from ...methods.evidence import needing

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from twins import FILM, STAR, ask, twin
 
-from qvid_utils.algebra.schedules import Infeasible, at, staged, tokens_per_layer
+from qvid_utils.algebra.cuts import Infeasible, at, staged, tokens_per_layer
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import METHODS
 from qvid_utils.prune.hooks import pruned
