@@ -33,7 +33,12 @@ def locate(name: str) -> tuple[str, bool]:
             known = [
                 EMBEDDED + p.parent.name for p in there if _json(p).get("model_type") in FAMILIES
             ]
-            known = ", ".join(known) or "none in this checkout"
+            if not known:
+                raise LoadError(
+                    f"{name}: the embedded models come with the checkout, not with the package: "
+                    "clone the repository and work there, or give a folder or a hub id"
+                )
+            known = ", ".join(EMBEDDED + folder for folder in known)
             raise LoadError(f"{name}: no embedded model of that name; there is {known}")
         return str(folder), True
     path = Path(name).expanduser()
