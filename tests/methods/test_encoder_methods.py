@@ -21,7 +21,7 @@ from qvid_utils.methods.rules_encoder import (
     received_attention,
     svd_prune,
 )
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 DOOR = [

@@ -19,7 +19,7 @@ from qvid_utils.methods.keep_merging import WithMean
 from qvid_utils.methods.rules import RULES
 from qvid_utils.models.clip import ClipPair, clip_pair
 from qvid_utils.paths import DATA
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 from qvid_utils.workbook.benchmarks.embedded import suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
 
