@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from ..algebra.cuts import Cut, check_share, count_at
 from ..algebra.selection import Kept
 from ..families import family_of
-from ..methods import Method
+from ..methods import Method, Rule
 from ..methods import method as find_method
 from ..methods.evidence import Evidence
+<<<<<<< HEAD
 from ..methods.rules import Rule
 from .control import Control
+=======
+>>>>>>> main
 from .inside_tower import TowerSite
 
 __all__ = [
