@@ -19,13 +19,8 @@ from torch.nn import functional
 from ..algebra.cuts import Infeasible, check_keep
 from ..algebra.tome import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 from ..families import Family, Unavailable
-<<<<<<< HEAD
 from ..families.attached import Attached
-from ..methods.keep_pooling import share_evenly
-=======
-from ..families.calls import instead
 from ..methods.floors import share_evenly
->>>>>>> main
 
 __all__ = ["TowerSite"]
 

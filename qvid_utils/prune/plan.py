@@ -12,11 +12,7 @@ from ..families import family_of
 from ..methods import Method, Rule
 from ..methods import method as find_method
 from ..methods.evidence import Evidence
-<<<<<<< HEAD
-from ..methods.rules import Rule
 from .control import Control
-=======
->>>>>>> main
 from .inside_tower import TowerSite
 
 __all__ = [

@@ -5,13 +5,8 @@ import torch
 from twins import BOTH, DOTS, STAR, TALK, ask, built
 
 from qvid_utils.algebra.linalg import concentration, spectrum
-<<<<<<< HEAD
-from qvid_utils.methods.budget_by_spectrum import modes, share_out
-from qvid_utils.prune import observed, pruned
-=======
 from qvid_utils.methods.qvid_variants import modes, share_out
 from qvid_utils.prune import observed, pruned
->>>>>>> main
 
 KEEP = 7
 

@@ -12,18 +12,6 @@ from twins import BEAMS_SHARE, BOTH, ELSEWHERE, QWEN, STAR, ask, built, cases
 from qvid_utils.algebra.selection import Kept, by_picture, shares, top_k_by_picture
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
-<<<<<<< HEAD
-from qvid_utils.methods.keep_encoder import Chunks, Coverage, Rate, Thinned, max_min
-from qvid_utils.methods.keep_merging import PruMerge, PruMergeInPlace, VisionZip, VisionZipInPlace
-from qvid_utils.methods.rules_encoder import (
-    class_attention,
-    divprune,
-    last_class_attention,
-    received_attention,
-    svd_prune,
-)
-from qvid_utils.prune import pruned
-=======
 from qvid_utils.methods.class_token import class_attention, received_attention
 from qvid_utils.methods.divprune import divprune, max_min
 from qvid_utils.methods.hired import Rate
@@ -34,7 +22,6 @@ from qvid_utils.methods.svd_prune import svd_prune
 from qvid_utils.methods.visionzip import VisionZip, VisionZipInPlace
 from qvid_utils.methods.vispruner import Thinned
 from qvid_utils.prune import pruned
->>>>>>> main
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 DOOR = [

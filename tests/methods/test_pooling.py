@@ -6,13 +6,8 @@ from merged import furthest, shorter
 from torch.nn.functional import adaptive_avg_pool2d
 from twins import BOTH, FILM, QWEN, STAR, ask, built
 
-<<<<<<< HEAD
-from qvid_utils.methods.keep_pooling import pooled, share_evenly
-from qvid_utils.prune import pruned
-=======
 from qvid_utils.methods.floors import pooled, share_evenly
 from qvid_utils.prune import pruned
->>>>>>> main
 
 
 def cells(values, keep, grid):

@@ -10,15 +10,9 @@ from twins import DOTS, STAR, ask, built
 from qvid_utils.algebra.cuts import at
 from qvid_utils.algebra.selection import Kept
 from qvid_utils.families import Unavailable
-<<<<<<< HEAD
-from qvid_utils.methods import METHODS, method, rules_encoder
-from qvid_utils.methods.keep_encoder import Chunks
-from qvid_utils.prune import observed, pruned
-=======
 from qvid_utils.methods import METHODS, RULES, method
 from qvid_utils.methods.holov import Chunks
 from qvid_utils.prune import observed, pruned
->>>>>>> main
 
 
 def behind(first, **options):

@@ -27,12 +27,8 @@ from ...algebra.cuts import At, Infeasible, tokens_per_layer
 from ...families import Unavailable, family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import Method, method
-<<<<<<< HEAD
-from ...prune import Trace, observed, pruned
-=======
 from ...models import pictures
 from ...prune import Trace, observed, pruned
->>>>>>> main
 from ..cost import flops
 from .low_rank import Reading, default_layer, word_scores
 
