@@ -17,7 +17,14 @@ from transformers.utils import is_accelerate_available
 
 from ..families import FAMILIES, Unavailable, remember
 from .checkpoint import (
-    EMBEDDED, LoadError, check_config, check_files, check_loaded, check_memory, device_of, locate,
+    EMBEDDED,
+    LoadError,
+    check_config,
+    check_files,
+    check_loaded,
+    check_memory,
+    device_of,
+    locate,
 )  # fmt: skip
 from .processors import completed, processor_from
 

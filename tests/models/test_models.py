@@ -21,7 +21,7 @@ from qvid_utils.models.ask import ask as ask_model
 from qvid_utils.models.ask import unknown_words
 from qvid_utils.models.load import LoadError, load
 from qvid_utils.models.processors import processor_from
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

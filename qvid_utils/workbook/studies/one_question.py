@@ -29,7 +29,7 @@ from ...families.calls import pictures_once
 from ...methods import Method, method
 from ...models import pictures
 from ...models.ask import unknown_words
-from ...prune.hooks import Trace, observed, pruned
+from ...prune import Trace, observed, pruned
 from ..cost import flops
 from .low_rank import Reading, default_layer, word_scores
 
