@@ -30,7 +30,7 @@ __all__ = [
     "by_modes", "by_triton", "gram", "grouped", "kernel", "leverage_of", "reduced", "triangle",
 ]  # fmt: skip
 
-GROUP = 2**20  # entries of X that are float64 at a time on a CPU: 8 MiB
+GROUP = 2**18  # entries of X that are float64 at a time on a CPU: 2 MiB, about what a cache holds
 WELL = 1e7  # a Gram matrix of this condition number or less is inverted: errors below 1e-7
 ALONE = 32  # problems of fewer rows are too small for threads to matter
 WORTH = 2**26  # multiply-adds of the Gram matrices below which a second thread costs more to start

@@ -21,7 +21,7 @@ __all__ = [
     "live",
     "numerical_rank",
     "per_column",
-    "spectrum",
+    "singular_values",
     "widen",
 ]
 
@@ -31,7 +31,7 @@ NULL = 1e-13  # a squared singular value at or below this share of the largest c
 # --------------------------------------------------------------------------- how many directions
 
 
-def spectrum(M: Tensor) -> Tensor:
+def singular_values(M: Tensor) -> Tensor:
     """Singular values σ, largest first.
 
     M (..., N_q, N_v) → (..., min(N_q, N_v)) float64, by SVD and not through the Gram matrix, so
@@ -46,12 +46,12 @@ def effective_rank(M: Tensor, share: float) -> Tensor:
     M (..., N_q, N_v) → (...,) int64, 0 for a zero matrix. Raises TypeError or ValueError unless
     share is a number in (0, 1). Source: the energy threshold of SVD-Prune.
     """
-    return leading(spectrum(M).square(), check_energy_share(share)).sum(-1)
+    return leading(singular_values(M).square(), check_energy_share(share)).sum(-1)
 
 
 def numerical_rank(M: Tensor) -> Tensor:
     """Number of directions with σ_k² > 1e-13 σ_1².  M (..., N_q, N_v) → (...,) int64."""
-    return live(spectrum(M).square()).sum(-1)
+    return live(singular_values(M).square()).sum(-1)
 
 
 def concentration(M: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def widen(M: Tensor) -> Tensor:
 
 
 def flat(M: Tensor) -> Tensor:
-    """M (..., N_q, N_v) as one batch (B, N_q, N_v), without gradient: tokens are chosen, not summed.
+    """M (..., N_q, N_v) as one batch (B, N_q, N_v), without its gradient.
 
     In its own precision, on a device that has float64. Raises TypeError unless M is floating-point,
     ValueError unless it has two non-empty last axes; who reads it looks for NaN (`check_finite`).

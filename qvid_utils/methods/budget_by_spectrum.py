@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..algebra.linalg import concentration
+from ..algebra.spectrum import concentration
 
 __all__ = ["modes", "share_out"]
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algebra.linalg import concentration, energy, leverage, widen
-from ..algebra.linalg import leverage_qr as leverage_by_qr
+from ..algebra.leverage import energy, leverage
+from ..algebra.leverage import leverage_qr as leverage_by_qr
+from ..algebra.spectrum import concentration, widen
 from .evidence import WORDS, needing
 
 __all__ = ["RULES", "Rule", "rule"]

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..algebra.linalg import check_rank, leverage, widen
+from ..algebra.leverage import leverage
+from ..algebra.spectrum import check_rank, widen
 from .rules import rule
 
 __all__ = [

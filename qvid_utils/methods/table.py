@@ -24,8 +24,8 @@ from ..algebra.cuts import (
     at,
     staged,
 )
-from ..algebra.linalg import check_rank
 from ..algebra.selection import Kept, top_k
+from ..algebra.spectrum import check_rank
 from ..algebra.tome import Downsampling, ToMe
 from . import rules
 from . import table_encoder as methods_encoder

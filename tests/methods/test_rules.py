@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qvid_utils.algebra.linalg import numerical_rank
 from qvid_utils.algebra.selection import top_k
+from qvid_utils.algebra.spectrum import numerical_rank
 from qvid_utils.methods import rules
 from qvid_utils.methods.evidence import WORDS
 from qvid_utils.methods.rules import RULES, rule

@@ -5,7 +5,7 @@ import argparse
 import pandas as pd
 import torch
 
-from ...algebra.linalg import kernel
+from ...algebra.fast_leverage import kernel
 from ...models.load import device_of, load
 from ..cost.cells import Cell, cells_of, infeasible, measure, where_run
 from ..cost.grids import beside_single_runs

@@ -1,11 +1,11 @@
-"""The score alone: `linalg.leverage` beside the paper's printed QR + SVD and beside forming M."""
+"""The score alone: `leverage.leverage` beside the paper's printed QR + SVD and beside forming M."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 import torch
 
-from ...algebra.linalg import leverage, leverage_qr
+from ...algebra.leverage import leverage, leverage_qr
 from ..tables.schema import tidy
 from .rounds import clock_of, interleaved, paired, spread
 
