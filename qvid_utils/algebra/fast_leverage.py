@@ -73,7 +73,7 @@ def reduced(X: Tensor) -> Tensor:
 def gram(X: Tensor) -> Tensor:
     """X Xᵀ (B, m, m) in the precision of X. Raises ValueError on NaN or infinite entries."""
     G = torch.bmm(X, X.mT)
-    check_finite(torch.isfinite(G.diagonal(dim1=-2, dim2=-1).sum()), X)  # Σx²: sees every entry
+    check_finite(G.sum().isfinite(), X)  # each entry of X is in it, squared
     return G
 
 
@@ -110,14 +110,15 @@ def by_modes(
     so many at most are chosen, the leading ones (None: read off the choice, for which the host
     waits) → (B, N_v). Only the rows u_kᵀ X that count are formed.
     """
-    s, U = torch.linalg.eigh(gram(X))
-    s, U = s.flip(-1), U.flip(-1)
-    votes = choose(s).bool() & live(s)
-    some = votes.any(0).nonzero()[:, 0] if first is None else slice(first)
+    s, U = torch.linalg.eigh(gram(X))  # smallest first
+    largest_first = s.flip(-1)
+    votes = (choose(largest_first).bool() & live(largest_first)).flip(-1)
+    some = votes.any(0).nonzero()[:, 0] if first is None else slice(-first, None)
     votes = votes[:, some]
     parts = torch.bmm(U[..., some].mT, X).square_()  # σ_k² V_jk²
     # A row's own norm is truer than its eigenvalue: each mode that counts sums to 1 exactly.
-    weights = parts.sum(-1).where(votes, 1).pow(power / 2 - 1) * votes
+    norms = parts.sum(-1).where(votes, 1)
+    weights = votes * (norms.reciprocal_() if power == 0 else norms.pow_(power / 2 - 1))
     found = torch.bmm(weights[:, None], parts)[:, 0]
     return found.clamp_max_(1) if power == 0 else found  # rounding can go above 1
 

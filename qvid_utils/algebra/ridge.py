@@ -16,12 +16,13 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from .fast_leverage import GROUP, by_modes, gram, grouped, reduced, triangle
+from .fast_leverage import by_modes, gram, grouped, reduced, triangle
 from .spectrum import check_finite, flat, live, per_column, widen
 
 __all__ = ["check_alpha", "penalty", "ridge", "sigma_weighted"]
 
 WELL = 1024  # a condition number up to which float32 will do
+PART = 2**17  # entries of M whose products are held at a time on a CPU
 RANGE = 1e-25, 1e30  # of ‖M‖² in float32: outside, squares may be lost to 0 or to infinity
 
 
@@ -150,7 +151,7 @@ def _ridge(X: Tensor, alpha: float, modes: int, mean: str) -> Tensor | None:
 
 def _squared_norms(A: Tensor, X: Tensor) -> Tensor:
     # (B, N_v) float64: ‖A x_j‖², on a CPU some matrices at a time
-    size = max(1, GROUP // X[0].numel()) if X.device.type == "cpu" else len(X)
+    size = max(1, PART // X[0].numel()) if X.device.type == "cpu" else len(X)
     found = X.new_empty(len(X), X.shape[2], dtype=torch.float64)
     for start in range(0, len(X), size):
         part = slice(start, start + size)
