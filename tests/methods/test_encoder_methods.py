@@ -6,20 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
+from pairwise import matrix
 from twins import BEAMS_SHARE, BOTH, ELSEWHERE, QWEN, STAR, ask, built, cases
 
 from qvid_utils.algebra.selection import Kept, by_picture, shares, top_k_by_picture
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
-from qvid_utils.methods.keep_encoder import Chunks, Coverage, Rate, Thinned, max_min
-from qvid_utils.methods.keep_merging import PruMerge, PruMergeInPlace, VisionZip, VisionZipInPlace
-from qvid_utils.methods.rules_encoder import (
-    class_attention,
-    divprune,
-    last_class_attention,
-    received_attention,
-    svd_prune,
-)
+from qvid_utils.methods.class_token import class_attention, received_attention
+from qvid_utils.methods.divprune import divprune, max_min
+from qvid_utils.methods.hired import Rate
+from qvid_utils.methods.holov import Chunks
+from qvid_utils.methods.prumerge import PruMerge, PruMergeInPlace, last_class_attention
+from qvid_utils.methods.scope import Coverage
+from qvid_utils.methods.svd_prune import svd_prune
+from qvid_utils.methods.visionzip import VisionZip, VisionZipInPlace
+from qvid_utils.methods.vispruner import Thinned
 from qvid_utils.prune.hooks import pruned
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -27,7 +28,7 @@ DOOR = [
     name
     for name, entry in METHODS.items()
     if getattr(entry.schedule, "depth", None) == 0
-    and entry.rule.function.__module__.endswith("_encoder")
+    and entry.apart != "floors"
     and name not in ELSEWHERE
 ]
 NEED_CLASS = {
@@ -35,7 +36,7 @@ NEED_CLASS = {
 }  # fmt: skip
 HAVE_CLASS = ("llava", "video_llava")
 CARRIED = [(f, n) for f in sorted(FAMILIES) for n in DOOR if f in HAVE_CLASS or n not in NEED_CLASS]
-carried = pytest.mark.parametrize(("family", "name"), CARRIED)
+carried = matrix("family, name", CARRIED)
 MERGING = [cell for cell in CARRIED if METHODS[cell[1]].merges]
 PLAIN = [cell for cell in CARRIED if not METHODS[cell[1]].merges]
 EXACT = 1e-5
@@ -572,8 +573,7 @@ def test_a_row_of_a_batch_is_the_row_alone_and_beams_agree(family, name):
             assert trace.mean_tokens[row] == KEEP
 
 
-@pytest.mark.parametrize(("family", "name"), PLAIN)
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@matrix("family, name, kernel", [(*cell, kernel) for kernel in ("sdpa", "eager") for cell in PLAIN])
 def test_dropping_is_hiding_where_nothing_merges(family, name, kernel):
     model = built(family, attention=kernel)
     inputs = ask(BOTH, STAR, model_type=family)
@@ -587,7 +587,7 @@ def test_dropping_is_hiding_where_nothing_merges(family, name, kernel):
     assert (found[:, 0] - plain).abs().max() > 1e-3  # and it does change the answer
 
 
-@pytest.mark.parametrize(("family", "name"), PLAIN)
+@matrix("family, name", PLAIN)
 def test_keeping_everything_changes_no_bit(family, name):
     model, inputs = built(family), ask(STAR, model_type=family)
     n, logits = int(places(model, inputs).sum()), model(**inputs).logits
@@ -607,7 +607,7 @@ def fed(model, inputs):
     return seen["inputs_embeds"], seen["position_ids"]
 
 
-@pytest.mark.parametrize(("family", "name"), sorted({*MERGING, *PLAIN}))
+@matrix("family, name", sorted({*MERGING, *PLAIN}))
 def test_it_is_the_language_model_on_the_shorter_sequence(family, name):
     """Contents in the slots, renumbered where positions are one number, with the cache."""
     model, made = built(family), []
