@@ -50,7 +50,7 @@ class Method:
     it; venue: where it was published ("ours" for what was not, "floor"); link: to the paper; key:
     its entry in data/methods.bib; label: the name for tables, short: for panels, where it differs;
     curve: colour, marker and line of its curve; apart: "ours" or "floors" where a comparison sets
-    it apart from what is published.
+    it apart from what is published; printed: the name of its rows in data/paper, where it differs.
     Raises ValueError or TypeError, with what is allowed, for a field that is none of these.
     """
 
@@ -73,6 +73,7 @@ class Method:
     short: str = ""
     curve: tuple[str, str, str] | None = None
     apart: str = ""
+    printed: str = ""
 
     def __post_init__(self):
         if not isinstance(self.rule, Rule):

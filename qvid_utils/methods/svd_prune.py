@@ -69,7 +69,7 @@ published = Method(
     "prompt are one matrix, a token that joins patches holds them in a row. k stays below N. A "
     "token that shows no place scores 0.",
     label="SVD-Prune",
-    curve=("blue", "d", "-"),
+    curve=("vermilion", "H", "-"),
     venue="arXiv 2604.11530",
     link="https://arxiv.org/abs/2604.11530",
     key="svdprune2026",
