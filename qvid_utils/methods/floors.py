@@ -17,7 +17,7 @@ from .class_token import BEFORE
 from .scoring import rule
 from .tome import slots
 
-__all__ = ["CHANCE", "alike", "methods", "pooled", "random", "share_evenly", "stride"]
+__all__ = ["alike", "methods", "pooled", "random", "share_evenly", "stride"]
 
 
 @rule(source="floor: chance")
@@ -130,7 +130,6 @@ def _middles(n: int, k: int) -> Tensor:
     return (2 * torch.arange(k) + 1) * n // (2 * k)
 
 
-CHANCE = "random"  # the floor that tables call chance
 FLOOR = {"venue": "floor", "apart": "floors"}
 
 methods = (
