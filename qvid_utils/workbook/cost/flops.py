@@ -255,8 +255,8 @@ def scoring(
 ) -> dict[str, float]:
     """FLOPs of one score, step by step; what the cut layer does once more is counted, too.
 
-    score: a rule's `cost`: "leverage" (as `leverage.leverage` does it, through the Gram matrix), "QR
-    and SVD" (QViD's printed recipe), "energy" (its column norm), "one row" (of attention), or
+    score: a rule's `cost`: "leverage" (as `leverage.leverage` does it, through the Gram matrix),
+    "QR and SVD" (QViD's printed recipe), "energy" (its column norm), "one row" (of attention), or
     "difference" (of two streams). n_query: query tokens, for those that see the question. Dense
     eigen and singular value problems count Golub and Van Loan's 9 n³ and 22 n³; they are estimates,
     the rest is exact. Raises ValueError for another score, or no query tokens where one is needed.
