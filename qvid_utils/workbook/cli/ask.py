@@ -92,7 +92,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     plan = Plan(
         model, suites, tuple(cells), str(folder),
         {k: v for k, v in options.items() if v is not None}, chosen.limit, chosen.seed,
-        chosen.batch_size, chosen.shuffle, chosen.on_error, chosen.stale,
+        chosen.batch_size, chosen.shuffle, chosen.on_error,
     )  # fmt: skip
     if chosen.table:
         out = chosen.out or (folder if chosen.model else DATA / "measured")
@@ -155,7 +155,7 @@ def _usual_keeps(chosen: argparse.Namespace, config: Any) -> Sequence[int]:
 
 def _dry_run(plan: Plan) -> int:
     """Each cell on each suite with the samples that it has and lacks."""
-    with Store(plan.store, stale=plan.stale) as opened:
+    with Store(plan.store) as opened:
         tasks = plan.tasks(plan.identify(), opened)
         for task in tasks:
             missing = len(task.missing(plan.on_error))

@@ -34,8 +34,7 @@ class Plan:
     """A run as plain data, which any process can do a part of.
 
     model, options: of `load`; suites: by name; cells, limit, seed, batch_size, shuffle, on_error:
-    as of `evaluate`; store: the folder; stale: seconds after which a silent process is taken for
-    dead, the same for all that share the store.
+    as of `evaluate`; store: the folder.
     """
 
     model: str
@@ -48,7 +47,6 @@ class Plan:
     batch_size: int = 32
     shuffle: bool = False
     on_error: str = "stop"
-    stale: float = 60.0
 
     @property
     def asked(self) -> list[Suite]:
@@ -60,7 +58,7 @@ class Plan:
         """Do what is free of it in this process; `how` goes to `evaluate`. Gives `model_parts`."""
         start(self.seed)
         model, processor = load(self.model, **self.options)
-        with Store(self.store, stale=self.stale) as store:
+        with Store(self.store) as store:
             evaluate(
                 model, processor, self.asked, self.cells,
                 limit=self.limit, seed=self.seed, batch_size=self.batch_size,
@@ -79,7 +77,7 @@ class Plan:
 
     def table(self, parts: dict[str, Any]) -> pd.DataFrame:
         """The frame of `evaluate` from what is in the store, without the model."""
-        with Store(self.store, stale=self.stale) as store:
+        with Store(self.store) as store:
             return frame_of(self.tasks(parts, store), self.cells, self.on_error)
 
 
@@ -130,7 +128,7 @@ def on_ray(
         fresh = ray.remote(num_gpus=num_gpus, num_cpus=num_cpus, max_calls=1, max_retries=retries)
         parts = ray.get(fresh(Plan.identify).remote(plan))
         one = fresh(_one)
-        with Store(plan.store, stale=plan.stale) as store:
+        with Store(plan.store) as store:
             left = [t for t in plan.tasks(parts, store) if t.missing(plan.on_error)]
         names = {cell: place for place, cell in enumerate(plan.cells)}
         jobs = {one.remote(plan, names[t.cell], t.suite.name): _words(t) for t in left}
