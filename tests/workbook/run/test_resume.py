@@ -21,8 +21,9 @@ from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import Suite, suite
 from qvid_utils.workbook.cli import ask as command
 from qvid_utils.workbook.cli import main, parser
-from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run import workers as distributed
+from qvid_utils.workbook.run.batches import batches_of
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.tables import conclusions, report
@@ -68,12 +69,12 @@ def test_a_store_changes_no_row_whatever_order_and_limit(loaded, suites, whole, 
 
 def test_shuffle_orders_the_batches_by_its_seed():
     samples = suite("tiny_gqa").samples.head(40)
-    plain_order = runner._batches(samples, 8)
+    plain_order = batches_of(samples, 8)
     words = [
         samples.set_index("id")["question"].str.split().str.len()[b].max() for b in plain_order
     ]
     assert words == sorted(words) and [len(b) for b in plain_order] == [8] * 5
-    orders = [runner._batches(samples, 8, seed) for seed in (1, 1, 2)]
+    orders = [batches_of(samples, 8, seed) for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(plain_order)
 
 
@@ -170,7 +171,7 @@ def test_memory_that_runs_out_in_a_sample_is_told_with_the_sample(
     def ask(self, task, ids):
         raise type(fault)(str(fault))
 
-    monkeypatch.setattr(runner._Asker, "ask", ask)
+    monkeypatch.setattr(asker.Asker, "ask", ask)
     code, (says, where) = stopped(ONE_CELL, tmp_path, capsys)
     assert code == 1 and str(fault) in says
     sample = suite("tiny_gqa").head(1).samples["id"].item()
@@ -326,7 +327,6 @@ def test_what_can_be_known_is_told_before_any_question(loaded, suites, monkeypat
     for cell, says in [
         (Cell("qvid", 16, 99), "layer=99"),
         (Cell("v2drop", 48, 3), "an explicit layer"),
-        (Cell("qvid", 0), "keep at least 1"),
     ]:
         with pytest.raises(ValueError, match=says) as caught:
             evaluate(*loaded, suites, [Cell(), cell])
