@@ -14,7 +14,7 @@ from torch import nn
 from ...algebra.cuts import Infeasible
 from ...families import family_of
 from ...families.calls import pictures_once
-from ...methods.budget_by_spectrum import modes, share_out
+from ...methods.qvid_variants import modes, share_out
 from ...prune.hooks import observed
 from ..benchmarks import Suite
 from ..benchmarks.prompts import prompts
