@@ -54,13 +54,13 @@ def _rows(task: Task) -> Iterator[dict]:
     """The rows of `evaluate`, questions in the order of their length."""
     samples = task.suite.samples.set_index("id", drop=False)
     found = {record["sample"]: record for record in task.log.records()}
-    # a failed question stands under the layer that the cell's answers have
-    cut = next((r["layer"] for r in found.values() if "failed" not in r), task.cell.layer)
+    # a failed question, and one without a picture, stands under the layer of the cell's others
+    cut = next((r["layer"] for r in found.values() if r.get("kept")), task.cell.layer)
     for row in samples.loc[[s for b in batches_of(samples, len(samples)) for s in b]].itertuples():
         record = found[row.id]
         labels = task.cell.labels
         if task.cell.method is not None:
-            labels["layer"] = record.get("layer", cut)
+            labels["layer"] = record["layer"] if record.get("kept") else cut
         yield {
             "suite": task.suite.name,
             "sample": row.id,
@@ -91,6 +91,6 @@ def warn_unread(records: pd.DataFrame, suites: Iterable[Suite]) -> None:
                 words = " ".join(str(v) for v in label if not pd.isna(v) and v != "")
                 warnings.warn(
                     f"{one.name}, {words}: {100 * len(lost) / len(part):.0f} % of the answers are "
-                    f"not read, such as {lost[0]!r}; they count as its metric {one.metric!r} says",
+                    f"not read, such as {lost[0][:60]!r}; they count as its metric {one.metric!r} says",
                     stacklevel=3,
                 )

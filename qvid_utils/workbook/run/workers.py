@@ -5,9 +5,13 @@ driver, the same command goes on where the records end. On several nodes its fol
 file system that all of them see under one path, as must this package.
 """
 
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
+from threading import current_thread, main_thread
 from typing import Any
 
 import pandas as pd
@@ -93,13 +97,38 @@ def in_processes(plan: Plan, workers: int = 1, **how: Any) -> tuple[pd.DataFrame
         return plan.table(parts), parts
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         quiet = how | {"progress": False}
-        jobs = [pool.submit(_run, plan, quiet if place else how) for place in range(workers)]
-        parts = [job.result() for job in jobs]
+        with _without_interrupts():
+            jobs = [pool.submit(_run, plan, quiet if place else how) for place in range(workers)]
+        try:
+            parts = [job.result() for job in jobs]
+        except KeyboardInterrupt:
+            for process in list(pool._processes.values()):  # what they have answered is stored
+                process.terminate()
+            raise
     return plan.table(parts[0]), parts[0]
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started in the block leave Ctrl-C, which all of a terminal's get, to their
+    parent: it ends them."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _run(plan: Plan, how: dict[str, Any]) -> dict[str, Any]:
-    return plan.run(**how)
+    """A part of the plan in a process of its own; asked to end, it stops as at Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return plan.run(**how)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def on_ray(

@@ -48,7 +48,8 @@ def whole(loaded, suites):
 
 def lines(folder) -> list[dict]:
     files = sorted((folder / "cells").glob("*.jsonl"))
-    return [json.loads(line) for f in files for line in f.read_text("utf-8").splitlines()]
+    texts = [file.read_text("utf-8").split("\n")[:-1] for file in files]  # but a line cut short
+    return [json.loads(line) for text in texts for line in text]
 
 
 # ---------------------------------------------------------------- resumed
@@ -94,16 +95,33 @@ def test_cells_that_differ_in_name_alone_are_asked_once(loaded, suites, tmp_path
     assert len(found) == 6 and len(lines(tmp_path)) == 3
 
 
-def cli(folder, *more) -> subprocess.Popen:
+def cli(folder, *more, group=False) -> subprocess.Popen:
     options = ["--store", folder, "--methods", "qvid", "random", "--keeps", "16", "--limit", "12"]
     options += ["--suites", "tiny_gqa", "--batch-size", "1", "--workers", "1", *more]
     return subprocess.Popen(
         [sys.executable, "-m", "qvid_utils", "run", *map(str, options)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=group,
     )  # fmt: skip
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("workers, batches", [("1", 3), ("2", 3), ("2", 0)])
+def test_an_interrupted_command_says_so_in_a_sentence(workers, batches, tmp_path):
+    """Ctrl-C goes to all processes of a terminal at once; what was stored stays."""
+    run = cli(tmp_path, "--workers", workers, "--limit", 400, group=True)
+    ends = time.monotonic() + 120
+    while len(lines(tmp_path)) < batches and time.monotonic() < ends:
+        time.sleep(0.01)
+    time.sleep(0 if batches else 3)
+    os.killpg(run.pid, signal.SIGINT)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130 and "Traceback" not in told
+    assert told.strip().splitlines()[-1] == "run: interrupted; what was stored stays"
+    assert batches <= len(lines(tmp_path)) < 1200
+
+
+@pytest.mark.full
 def test_the_command_killed_three_times_ends_with_the_same_table(loaded, tmp_path):
     moments, seen = random.Random(0), []
     for _ in range(3):
