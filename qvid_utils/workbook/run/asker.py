@@ -15,7 +15,7 @@ from ...algebra.cuts import Infeasible
 from ...families import family_of
 from ...families.calls import pictures_once
 from ...methods.qvid_variants import modes, share_out
-from ...prune.hooks import observed
+from ...prune import observed
 from ..benchmarks import Suite
 from ..benchmarks.prompts import prompts
 from .batches import is_video

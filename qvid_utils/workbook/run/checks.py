@@ -11,7 +11,7 @@ from torch import nn
 
 from ...algebra.cuts import Infeasible
 from ...families import family_of, takes_videos
-from ...prune.hooks import pruned
+from ...prune import pruned
 from ...prune.plan import DEFAULT_KEEP, stages_of, steps_of
 from ..benchmarks import Suite
 from ..benchmarks.base import CELL

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ...algebra.linalg import kernel
+from ...algebra.fast_leverage import kernel
 from ...models.load import load
 from ...paths import PROFILES
 from ..benchmarks import TINY, Suite, suite

@@ -91,6 +91,6 @@ def warn_unread(records: pd.DataFrame, suites: Iterable[Suite]) -> None:
                 words = " ".join(str(v) for v in label if not pd.isna(v) and v != "")
                 warnings.warn(
                     f"{one.name}, {words}: {100 * len(lost) / len(part):.0f} % of the answers are "
-                    f"not read, such as {lost[0][:60]!r}; they count as its metric {one.metric!r} says",
+                    f"not read, such as {lost[0][:60]!r}; they count as {one.metric!r} has it",
                     stacklevel=3,
                 )

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...families import family_of
 from ...families.layout import Block, frames_of
-from ...prune.hooks import pruned
+from ...prune import pruned
 from ..benchmarks.scoring import right
 from .asker import NEW_TOKENS, prompts_of
 from .cell import Cell
