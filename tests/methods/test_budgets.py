@@ -6,7 +6,7 @@ from twins import BOTH, DOTS, STAR, TALK, ask, built
 
 from qvid_utils.algebra.linalg import concentration, spectrum
 from qvid_utils.methods.qvid_variants import modes, share_out
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 KEEP = 7
 

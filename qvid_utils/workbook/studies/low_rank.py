@@ -22,7 +22,7 @@ from ...families import family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import METHODS, Method, method
 from ...models.load import load
-from ...prune.hooks import observed, pruned
+from ...prune import observed, pruned
 from ..benchmarks.base import Suite
 from ..benchmarks.prompts import PROFILE_MODELS, prompts
 from ..benchmarks.scoring import right

@@ -28,7 +28,7 @@ from ...families import Unavailable, family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import Method, method
 from ...models import pictures
-from ...prune.hooks import Trace, observed, pruned
+from ...prune import Trace, observed, pruned
 from ..cost import flops
 from .low_rank import Reading, default_layer, word_scores
 
