@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import check_hidden, masked
+from qvid_utils.methods.rules import RULES
 from twins import BOTH, DOTS, STAR, TAIL, TALK, ask, built, cases
 
 from qvid_utils.algebra.cuts import Cut, Staged
@@ -13,7 +14,6 @@ from qvid_utils.algebra.selection import top_k
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import METHODS, method
 from qvid_utils.methods.evidence import needing
-from qvid_utils.methods.rules import RULES
 from qvid_utils.prune import observed, pruned
 
 KEEP, EXACT = 5, 1e-5
