@@ -9,10 +9,10 @@ from qvid_utils.methods.rules import RULES
 from twins import BOTH, DOTS, STAR, TAIL, TALK, ask, built, cases
 
 from qvid_utils.algebra.cuts import Cut, Staged
-from qvid_utils.algebra.linalg import leverage
+from qvid_utils.algebra.leverage import leverage
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.families import FAMILIES
-from qvid_utils.methods import METHODS, method
+from qvid_utils.methods import METHODS, RULES, method
 from qvid_utils.methods.evidence import needing
 from qvid_utils.prune import observed, pruned
 

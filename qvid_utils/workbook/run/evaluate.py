@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...algebra.cuts import Infeasible
-from ...algebra.linalg import kernel
+from ...algebra.fast_leverage import kernel
 from ...families import family_of, takes_videos
 from ...families.calls import pictures_once
 from ...methods.qvid_variants import modes, share_out
