@@ -2,6 +2,7 @@
 
 import os
 import socket
+import zlib
 
 # Before the first import of a model library, which reads these once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -51,6 +52,28 @@ def pytest_configure(config):
     patch.setattr(socket, "getaddrinfo", _guard(socket.getaddrinfo, lambda host, *_, **__: host))
     config.add_cleanup(patch.undo)
     torch.set_num_threads(1)
+
+
+# The families of the papers run every cell of a test; each other family one, another one each time.
+EVERY_CELL = ("llava", "video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark `full` all but one of the cells that a test has for a family outside EVERY_CELL."""
+    from qvid_utils.families import FAMILIES
+
+    cells: dict[tuple, list] = {}
+    for item in items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        family = given.get("family", given.get("model_type"))
+        usual = family in EVERY_CELL or item.get_closest_marker("full") is not None
+        if family in FAMILIES and not usual:
+            cells.setdefault((item.path.name, item.originalname, family), []).append(item)
+    for key, some in cells.items():
+        stays = zlib.crc32(repr(key).encode()) % len(some)
+        for item in some[:stays] + some[stays + 1 :]:
+            item.add_marker(pytest.mark.full)
 
 
 def pytest_runtest_setup(item):

@@ -27,15 +27,17 @@ from qvid_utils.models.processors import image_only
 BEAMS_SHARE = "mm_encoder_outputs" in inspect.getsource(inspect.getmodule(GenerationMixin))
 # Methods whose oracles stand in files of their own: test_tower_site, test_text_tower, test_pooling.
 ELSEWHERE = ("tome", "downsampling", "pooling", "trim", "cdpruner")
-WITH_VIDEO = ("video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
-QWEN = ("qwen2_vl", "qwen2_5_vl")
+QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
+QWEN = ("qwen2_vl", "qwen2_5_vl", *QWEN3)
+WITH_VIDEO = ("video_llava", "llava_onevision", *QWEN)
 
 PLACES = ("<image>", "<video>", "<|vision_start|>", "<|vision_end|>")
 QWEN_PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 WORDS = (
     "<|im_start|> <|im_end|> USER: ASSISTANT: system user assistant You are a helpful "
     "what color is the star ? where are all of these dots and lines . , which letter stands left "
-    "answer question using a single word or phrase you see be brief red blue yes no one two"
+    "answer question using a single word or phrase you see be brief red blue yes no one two "
+    "< > 0 1 2 5 seconds"
 ).split()
 
 # The form of each family's own template: what stands where, and in which order.
@@ -68,8 +70,7 @@ TEMPLATES = {
     "llava": _USER,
     "video_llava": _USER,
     "llava_onevision": _ONEVISION,
-    "qwen2_vl": _QWEN,
-    "qwen2_5_vl": _QWEN,
+    **dict.fromkeys(QWEN, _QWEN),
 }
 TAIL = " answer the question using a single word ."
 
@@ -119,7 +120,8 @@ def twin(model_type: str = "llava", attention: str = "sdpa", seed: int = 0, **te
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            scale = 1.2 / weight[0].numel() ** 0.5 if weight.dim() > 1 else 0.1
+            fan_in = weight.shape[-1] if "experts" in name else weight[0].numel()
+            scale = 1.2 / fan_in**0.5 if weight.dim() > 1 else 0.1
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
             if "norm" in name and name.endswith("weight"):
                 weight.add_(1)
@@ -256,7 +258,7 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     names = {name: None for one in seen for name in one}
     pixels = {n: torch.cat([t for one in seen for t in one.get(n, [])]) for n in names}
     sources = {
-        token: iter([sum(block.tokens for block in picture) for picture in _first(blocks, prompts)])
+        token: iter(_first(blocks, prompts))
         for token, blocks in family.sources(_config(model_type), pixels).items()
         if (token == 4 and any(p.pictures for p in prompts))
         or (token == 5 and any(p.videos for p in prompts))
@@ -264,7 +266,7 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     rows = []
     for prompt in prompts:
         text = words(prompt.text(model_type), add_special_tokens=False)["input_ids"]
-        rows.append([i for t in text for i in ([t] * next(sources[t]) if t in sources else [t])])
+        rows.append([i for t in text for i in (_written(model_type, t, sources) or [t])])
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
@@ -272,6 +274,19 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     if model_type in QWEN:
         inputs["mm_token_type_ids"] = (ids == 4).int() + 2 * (ids == 5).int()
     return inputs
+
+
+def _written(model_type, token, sources):
+    """What the processor puts in the place of one placeholder."""
+    if token not in sources:
+        return []
+    picture = next(sources[token])
+    if model_type not in QWEN3 or token == 4:
+        return [token] * sum(block.tokens for block in picture)
+    (block,) = picture  # each frame under its time, between marks of its own
+    words, size = tokenizer(model_type), block.rows * block.cols
+    times = [words(f"<{i}.5 seconds>", add_special_tokens=False)["input_ids"] for i in (0, 2)]
+    return [i for time in times[: block.frames] for i in (*time, 6, *[token] * size, 7)]
 
 
 @functools.cache

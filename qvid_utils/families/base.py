@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .layout import Block, Sources, blocks_of, common_grid, score_maps
+from .refused import REFUSED
 from .template import ANSWER_FORMAT, SPANS, Template, Unavailable
 from .tower import Tower
 
@@ -19,13 +20,6 @@ __all__ = [
     "family_of", "processor_of", "query_tokens", "remember", "score_maps", "takes_videos",
     "template_of",
 ]  # fmt: skip
-
-# Close relatives that the mechanism does not carry, each with the reason.
-REFUSED = {
-    kind: "adds picture features to the stream again after its first layers (deepstack), at places "
-    "that a cut would have moved; use Qwen2.5-VL or Qwen2-VL"
-    for kind in ("qwen3_vl", "qwen3_vl_moe")
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class Family:
 
 def family_of(model: nn.Module) -> Family:
     """The family of a model, by `model.config.model_type`; ValueError names the supported types,
-    Unavailable says why a close relative is none of them."""
+    Unavailable says why another model is none of them."""
     from . import FAMILIES  # the folder's index imports this module
 
     kind = getattr(getattr(model, "config", None), "model_type", None)

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..families import FAMILIES, Unavailable, remember
-from ..families.base import REFUSED
+from ..families.refused import REFUSED
 from ..paths import DATA
 from .processors import processor_from
 

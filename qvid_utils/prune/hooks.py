@@ -38,6 +38,7 @@ from ..families.calls import (
     pictures_once,
     real_tokens,
 )
+from ..families.deepstack import check_merging, deepstack_follows
 from ..methods import Method
 from ..methods import method as find_method
 from ..methods.evidence import WORDS, Evidence, needing
@@ -262,6 +263,7 @@ class _Engine:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             left.callback(self.base.register_forward_hook(self.end).remove)
             left.enter_context(self.pictures.watched())
+            left.enter_context(deepstack_follows(self.text, lambda: self.now and self.now.scene))
             yield self.trace
 
     def forget(self) -> None:
@@ -512,6 +514,8 @@ class _Engine:
             if merged is not None:
                 if now.look is not None:
                     raise ValueError("reading='two_pass' cannot merge tokens; use 'in_place'")
+                stands = kept.index if kept.stands is None else kept.stands.clamp(min=0)
+                check_merging(self.model.config, i, merged, scene.hidden[row, places[stands]])
                 scene.hidden = scene.hidden.clone()  # others may hold on to the stream as it was
                 scene.hidden[row, places[kept.index]] = merged.to(scene.hidden.dtype)
             self.trace.cuts.append(

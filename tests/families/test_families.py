@@ -37,6 +37,7 @@ from qvid_utils.families import (
     template_of,
 )
 from qvid_utils.families.base import query_tokens
+from qvid_utils.families.refused import REFUSED
 from qvid_utils.families.template import ANSWER_FORMAT
 from qvid_utils.prune.hooks import observed, pruned
 
@@ -66,8 +67,9 @@ LAID = {  # family: blocks of BOTH (two pictures), of STAR (one), of FILM (a vid
         [Block(1, 4, 4, end=1)] * 2, [Block(1, 4, 4), Block(1, 6, 4, line=1)],
         [Block(3, 2, 2, end=1)],
     ),
-    "qwen2_vl": ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)]),
-    "qwen2_5_vl": ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)]),
+    **dict.fromkeys(
+        QWEN, ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)])
+    ),
 }  # fmt: skip
 
 
@@ -125,10 +127,11 @@ def test_the_grid_is_known_inside_generate(model_type, beams):
     assert [one["grid"] for one in found] == [(1, 8, 2)] * beams + [(1, 4, 4)] * beams
 
 
-def test_a_model_with_deepstack_is_refused_with_the_reason():
-    config = type("Config", (), {"model_type": "qwen3_vl"})
-    with pytest.raises(Unavailable, match="qwen3_vl adds picture features .*use Qwen2.5-VL"):
-        family_of(type("Qwen3VL", (torch.nn.Module,), {"config": config})())
+def test_a_refused_model_type_says_why(monkeypatch):
+    monkeypatch.setitem(REFUSED, "oddity", "sees with its ears")
+    config = type("Config", (), {"model_type": "oddity"})
+    with pytest.raises(Unavailable, match="pruning Odd: oddity sees with its ears"):
+        family_of(type("Odd", (torch.nn.Module,), {"config": config})())
 
 
 def test_unsupported_models_are_refused_with_what_is_supported():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import places, recording, relayed
-from twins import BOTH, DOTS, ELSEWHERE, QWEN, STAR, TALK, ask, built, cases
+from twins import BOTH, DOTS, ELSEWHERE, QWEN, QWEN3, STAR, TALK, ask, built, cases
 
 from qvid_utils.algebra.schedules import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
@@ -39,12 +39,20 @@ def stages(keep, n_visual, n_layers, layer=None):
 def carried(name, family):
     if NEED_CLASS & {*METHODS[name].rule.sees} and family not in ("llava", "video_llava"):
         return False
+    if family in QWEN3 and METHODS[name].merges and name != "holov_received":
+        return isinstance(METHODS[name].schedule, Staged) and name != "sparsevlm"
     return family not in QWEN or METHODS[name].positions != "contiguous"
+
+
+def stages_later(keep, n_visual, n_layers, layer=None):
+    """The same behind the first two layers, after which features of single tokens are added."""
+    return tuple(replace(cut, layer=cut.layer + 1) for cut in stages(keep, n_visual, n_layers))
 
 
 def small(name, family):
     chosen = METHODS[name]
-    return replace(chosen, schedule=stages) if isinstance(chosen.schedule, Staged) else chosen
+    own = stages_later if family in QWEN3 else stages
+    return replace(chosen, schedule=own) if isinstance(chosen.schedule, Staged) else chosen
 
 
 def usual(family, name, kernel, case):
@@ -119,6 +127,21 @@ def test_what_a_family_cannot_renumber_says_so(family, name):
         pruned(model, name, KEEP),
     ):
         pass
+
+
+@pytest.mark.parametrize("family", QWEN3)
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].merges])
+def test_what_would_be_added_to_single_tokens_is_not_added_to_sums(family, name):
+    """Refused, by whichever reason comes first, or no sum at all: then carried."""
+    model, inputs = built(family), ask(STAR, model_type=family)
+    early = r"merges tokens at layer [01], and qwen3.* adds a feature of each single token after "
+    reasons = f"{early}its first 2 layers|no class token|along several axes|no text tower"
+    if name in ("holov_received",):
+        with pruned(model, name, KEEP):
+            model(**inputs)
+        return
+    with pytest.raises(Unavailable, match=reasons), pruned(model, name, KEEP):
+        model(**inputs)
 
 
 # --------------------------------------------------------------------------------- who is who

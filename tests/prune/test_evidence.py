@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from oracle import entering
 from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, twin
 
 from qvid_utils.algebra.schedules import Cut
@@ -95,7 +96,7 @@ def test_streams_and_interaction_of_each_family(family):
     model = built(family)
     shown = [MIXED, FILM] if family in WITH_VIDEO else [BOTH]
     inputs = ask(DOTS, *shown, TALK, model_type=family)
-    states = model(**inputs, output_hidden_states=True).hidden_states
+    states = entering(model, inputs)
     words = ("hidden", "previous", "features", "queries", "keys", "interaction")
     with observed(model, *words, layer=3) as found:
         model(**inputs)
@@ -134,9 +135,11 @@ def test_streams_and_features(layer):
 def by_hand(model, inputs, layer, name, row, columns):
     """A projection of the normed stream, head by head, as the layer's own attention makes it."""
     block = model.base_model.language_model.layers[layer]
-    stream = model(**inputs, output_hidden_states=True).hidden_states[layer][row, columns]
+    stream = entering(model, inputs)[layer][row, columns]
     out = getattr(block.self_attn, name)(block.input_layernorm(stream))
-    return out.view(len(columns), -1, block.self_attn.head_dim).transpose(0, 1)
+    out = out.view(len(columns), -1, block.self_attn.head_dim)
+    norm = getattr(block.self_attn, name[0] + "_norm", None)
+    return (out if norm is None else norm(out)).transpose(0, 1)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
