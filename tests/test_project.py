@@ -114,7 +114,8 @@ def imported_names() -> set[str]:
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {a.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
     froms = [n for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
-    own = {"qvid_utils", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    folders = (ROOT / "tests", ROOT / "data" / "tiny" / "make")  # on the tests' path
+    own = {"qvid_utils", *(path.stem for folder in folders for path in folder.rglob("*.py"))}
     return (names | {node.module.split(".")[0] for node in froms}) - own - sys.stdlib_module_names
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from .answer_format import ANSWER_FORMAT
 from .layout import Block, Sources, blocks_of, common_grid, score_maps
 from .refused import REFUSED
-from .template import ANSWER_FORMAT, SPANS, Template, Unavailable
+from .template import SPANS, Template, Unavailable
 from .tower import Tower
 
 __all__ = [
@@ -34,6 +35,7 @@ class Family:
     name: str
     model_type: str  # how a model is recognised: model.config.model_type
     checkpoint: str  # the checkpoint the papers use
+    template: str  # its published chat template, for folders without one
     tiny: Callable[..., Any]
     sources: Callable[[Any, Mapping[str, Any]], Sources]
     layers: str = "language_model.layers"
@@ -46,6 +48,7 @@ class Family:
     whole_grid: str = ""  # why tokens cannot be merged, or pictures shrunk, inside the tower
     clip: str = ""  # hub id of the CLIP pair that its tower was taken from ...
     no_clip: str = ""  # ... or why there is none
+    labels: str = ""  # a pattern of what is written right before a picture, blanks left out
     one_axis: bool = True  # rotary positions are a single number, so they can be renumbered
     tower: Tower | None = None  # for methods that score what the vision tower holds
     patchwise: bool = False  # a visual token is what the projector makes of one tower token
@@ -138,7 +141,9 @@ def template_of(model: nn.Module, processor: Any = None) -> Template:
     """The chat template of the model's processor; errors as in `processor_of`."""
     processor = processor_of(model, processor)
     if processor not in _TEMPLATES:
-        _TEMPLATES[processor] = Template.of(processor, family_of(model).visual_tokens(model.config))
+        family = family_of(model)
+        visual = family.visual_tokens(model.config)
+        _TEMPLATES[processor] = Template.of(processor, visual, family.labels)
     return _TEMPLATES[processor]
 
 

@@ -9,6 +9,15 @@ from .layout import Block, Sources
 from .small import CLIP, decoder
 from .tower import Tower, clip_tokens
 
+# pictures and videos first, then the words
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}"
+    "{% for kind in ('image', 'video') %}{% for p in m['content'] if p['type'] == kind %}"
+    "{{ '<' + kind + '>\\n' }}{% endfor %}{% endfor %}"
+    "{% for p in m['content'] if p['type'] == 'text' %}{{ p['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
     """Each image is a square of patches, after its class token where the model keeps that; a SigLIP
@@ -37,6 +46,7 @@ family = Family(
     name="LLaVA-1.5",
     model_type="llava",
     checkpoint="llava-hf/llava-1.5-7b-hf",
+    template=TEMPLATE,
     tiny=tiny,
     sources=sources,
     has_cls=True,

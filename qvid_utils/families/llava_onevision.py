@@ -11,6 +11,16 @@ from .layout import Block, Sources
 from .small import SIGLIP, decoder
 from .tower import Tower
 
+# pictures first, then videos, then the words; no line break between turns
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+    "{% for kind in ('image', 'video') %}{% for p in m['content'] if p['type'] == kind %}"
+    "{{ '<' + kind + '>' }}{% endfor %}{% endfor %}"
+    "{% for p in m['content'] if p['type'] == 'text' %}{{ '\\n' + p['text'] }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
 
 def _images(config: Any, call: Mapping[str, Any]) -> Iterator[Sequence[Block]]:
     """One picture alone in its prompt is shown whole and in large; several ones only whole."""
@@ -109,6 +119,7 @@ family = Family(
     name="LLaVA-OneVision",
     model_type="llava_onevision",
     checkpoint="llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    template=TEMPLATE,
     tiny=tiny,
     sources=sources,
     tower=Tower({"image": "vision_tower", "video": "vision_tower"}, tokens),

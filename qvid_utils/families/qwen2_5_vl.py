@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import Family
-from .qwen2_vl import IDS, NO_CLIP, TOWER, WHOLE_GRID, sources, text_of
+from .qwen2_vl import IDS, LABELS, NO_CLIP, TEMPLATE, TOWER, WHOLE_GRID, sources, text_of
 from .qwen2_vl import tokens as merged
 from .tower import Tower
 
@@ -42,6 +42,8 @@ family = Family(
     name="Qwen2.5-VL",
     model_type="qwen2_5_vl",
     checkpoint="Qwen/Qwen2.5-VL-7B-Instruct",
+    template=TEMPLATE,
+    labels=LABELS,
     tiny=tiny,
     sources=sources,
     projector="visual.merger",

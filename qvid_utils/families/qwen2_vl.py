@@ -10,6 +10,22 @@ from .layout import Block, Sources
 from .small import decoder
 from .tower import Tower
 
+# the parts in their order, under a default system turn
+SYSTEM = (
+    "{% if loop.first and m['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+)
+TURN = (
+    "{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['content'] is string %}{{ m['content'] }}"
+    "{% else %}{% for p in m['content'] %}{% if p['type'] in ('image', 'video') %}"
+    "{{ '<|vision_start|><|' + p['type'] + '_pad|><|vision_end|>' }}"
+    "{% elif 'text' in p %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEMPLATE = "{% for m in messages %}" + SYSTEM + TURN
+LABELS = r"(?:Picture|Video)\d+:"  # the template's option add_vision_id
+
 
 def sources(config: Any, call: Mapping[str, Any]) -> Sources:
     """Patches merged into cells; the processor gives the grid of each picture in patches."""
@@ -68,6 +84,8 @@ family = Family(
     name="Qwen2-VL",
     model_type="qwen2_vl",
     checkpoint="Qwen/Qwen2-VL-7B-Instruct",
+    template=TEMPLATE,
+    labels=LABELS,
     tiny=tiny,
     sources=sources,
     projector="visual.merger",

@@ -7,10 +7,11 @@ written as its frames, each between marks of its own, with its time as text befo
 from typing import Any
 
 from .base import Family
-from .qwen2_vl import IDS, NO_CLIP, TOWER, WHOLE_GRID, sources, text_of, tokens
+from .qwen2_vl import IDS, LABELS, NO_CLIP, TOWER, TURN, WHOLE_GRID, sources, text_of, tokens
 from .tower import Tower
 
-FRAME_TIMES = r"<\d+\.\d seconds>"
+TEMPLATE = "{% for m in messages %}" + TURN  # no system text of its own
+TIMES = r"<\d+\.\dseconds>"  # before each frame of a video
 
 
 def text(**more: Any) -> dict[str, Any]:
@@ -41,6 +42,8 @@ family = Family(
     name="Qwen3-VL",
     model_type="qwen3_vl",
     checkpoint="Qwen/Qwen3-VL-8B-Instruct",
+    template=TEMPLATE,
+    labels=f"{LABELS}|{TIMES}",
     tiny=tiny,
     sources=sources,
     projector="visual.merger",

@@ -1,44 +1,24 @@
-"""Which words of a prompt are the user's: read off the chat template, not from constants.
+"""Which words of a prompt are the user's: read off the chat template, matched as text.
 
-A `Template` is what a chat template leaves in the token ids around the user's words. It is found by
-rendering prompts that differ in one place: what they share around that place is the template's own.
+A `Template` is what a chat template writes around the user's words. Real tokenisers join a word
+with the blank, the full stop or the line break beside it, and each prompt differently; so heads and
+tails are looked for in the decoded text, where blanks do not count, and mapped back to tokens.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError
 
+from .answer_format import ANSWER_FORMAT
+
 SPANS = ("question", "content", "prompt")
 
-# Sentences that ask for a form of answer and say nothing about the picture; query="content" leaves
-# them out. (sentence, where it is appended.) Longer ones win over their own endings.
-ANSWER_FORMAT = (
-    (
-        "Answer the question using a single word or phrase.",
-        "lmms-eval: GQA, POPE, MME, TextVQA, VQAv2; LLaVA-1.5's evaluation scripts",
-    ),
-    (
-        "When the provided information is insufficient, respond with 'Unanswerable'.\n"
-        "Answer the question using a single word or phrase.",
-        "lmms-eval: VizWiz",
-    ),
-    (
-        "Answer with the option's letter from the given choices directly.",
-        "lmms-eval: ScienceQA, MMBench; LLaVA-1.5's evaluation scripts",
-    ),
-    (
-        "Answer with the option letter from the given choices directly.",
-        "lmms-eval: MMMU-Pro standard",
-    ),
-    ("Answer the question with a single word.", "lmms-eval: ChartQA"),
-    ("Only give the best option.", "lmms-eval: MVBench"),
-    ("Answer the question with A, B, C, or D.", "lmms-eval: Video-MME"),
-    ("Please answer yes or no.", "MME: the end of each question of the data set itself"),
-    ("Answer the question using a single word.", "the embedded world"),
-    ("answer the question using a single word .", "the embedded world, as its tokens are spaced"),
-)
+PICTURE = "\ufffc"  # stands for a run of visual tokens
+_FIRST_MARK = 0xF0000  # private characters, one for each special token
+_MARK = f"[{chr(_FIRST_MARK)}-{chr(0x10FFFF)}]"
 
 
 class Unavailable(RuntimeError):
@@ -46,167 +26,274 @@ class Unavailable(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Template:
-    """What a chat template writes around the user's words, as token ids.
+class _Line:
+    """A prompt as text without blanks.
 
-    `heads` open a user's turn (before words, a picture or a video: a template may write, and a
-    tokenizer join, each differently), `tail` closes it, `glues` stand between a picture or video
-    and the words, `special` are ids no user types, `sentences` the answer-format sentences as they
-    are tokenised.
+    owner: the token of each character; apart: whether a blank, a picture, a special token or the
+    start of the prompt stands before it; blank: the tokens that are nothing but blanks.
     """
 
-    heads: tuple[tuple[int, ...], ...]
-    tail: tuple[int, ...]
-    glues: tuple[tuple[int, ...], ...]
-    special: frozenset[int]
-    sentences: tuple[tuple[int, ...], ...]
+    text: str
+    owner: list[int]
+    apart: list[bool]
+    blank: set[int]
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a chat template writes around the user's words, as text without blanks.
+
+    `heads` open a user's turn, `tail` closes it and opens the answer, `glues` stand between a
+    picture or video and the words, `labels` (a pattern) right before a picture. `marks` are the
+    special tokens, which no user types, each with a character of its own.
+    """
+
+    heads: tuple[str, ...]
+    tail: str
+    glues: tuple[str, ...]
+    labels: str
+    sentences: tuple[str, ...]
+    marks: Mapping[int, str]
+    unknown: int | None
+    backend: Any = field(repr=False, compare=False)
+    pieces: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, processor: Any, visual: Sequence[int]) -> "Template":
-        """Read the template off a processor (or tokenizer) by rendering prompts that differ in one
-        place: what they share around that place is the template's own."""
+    def of(cls, processor: Any, visual: Sequence[int], labels: str = "") -> "Template":
+        """Read the template off a processor (or tokenizer) by rendering prompts with known words.
+
+        visual: the placeholder ids; labels: as in the class, blanks left out. Unavailable for a
+        processor without a template, or whose tokenizer does not know the template's words.
+        """
         tokenizer = getattr(processor, "tokenizer", processor)
         if not getattr(processor, "chat_template", None):
             raise Unavailable(
                 "the processor has no chat template, so the question cannot be found: "
                 "pass query= as a mask over the prompt's tokens"
             )
+        marks = {
+            i: chr(_FIRST_MARK + n) for n, i in enumerate(sorted(tokenizer.added_tokens_decoder))
+        }
+        # the part below the tokenizer: a template is kept by its processor, and must not keep it
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        bare = cls((), "", (), labels, (), marks, tokenizer.unk_token_id, backend)
 
-        def render(words: str, system: str | None = None, *shown: str) -> list[int]:
-            content = [{"type": kind} for kind in shown] + [{"type": "text", "text": words}]
-            chat = [{"role": "user", "content": content}]
-            if system is not None:
-                chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-            text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-            return tokenizer(text, add_special_tokens=False)["input_ids"]
+        def plain(text: str) -> str:
+            """The text as it comes back from the tokenizer, without blanks."""
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return bare._line(ids, [False] * len(ids)).text
 
-        one, two = _sentinels(tokenizer, str(processor.chat_template))
-        special = frozenset(tokenizer.added_tokens_decoder)
-        tail = _shared(render(one)[::-1], render(two)[::-1])[::-1]
-        closing = next((i + 1 for i, token in enumerate(tail) if token in special), len(tail))
-        heads, glues = set(), set()
-        for shown in ((), ("image",), ("video",)):
-            try:
-                opening = _shared(render(one, None, *shown), render(two, None, *shown))
-            except (TemplateError, TypeError):  # a template without videos
-                continue
-            seen = [i for i, token in enumerate(opening) if token in visual]
-            if shown and not seen:
-                continue
-            try:
-                # under a system turn of one's own, a default system text is gone: no part of it
-                told = _shared(render(one, one, *shown), render(two, one, *shown))
-            except (TemplateError, TypeError):  # a template without system turns
-                told = opening
-            if seen:
-                glues.add(tuple(opening[seen[-1] + 1 :]))
-                told = told[: next(i for i, token in enumerate(told) if token in visual)]
-                opening = opening[: seen[0]]
-            head = _shared(opening[::-1], told[::-1])[::-1]
-            # later turns open without it
-            heads.add(tuple(head[1:] if head[:1] == [tokenizer.bos_token_id] else head))
-
-        found = set()
-        for sentence, _ in ANSWER_FORMAT:
-            for gap in ("\n", " "):
-                pair = [render(word + gap + sentence)[::-1] for word in (one, two)]
-                ids = _shared(*pair)[::-1]
-                if tail and ids[-len(tail) :] == tail:
-                    ids = ids[: -len(tail)]
-                blank = next((i for i, t in enumerate(ids) if tokenizer.decode([t]).strip()), 0)
-                # "?\n" may be one token of the question: then the sentence starts without its gap
-                found |= {tuple(ids), tuple(ids[blank:])}
-        known = {s for s in found if len(s) > 2 and tokenizer.unk_token_id not in s}
+        unknown = marks.get(tokenizer.unk_token_id, "")
+        places = [str(tokenizer.convert_ids_to_tokens(i)) for i in visual]
+        heads, tail, glues = _parts(processor, places)
+        heads, tail = {plain(head) for head in heads}, plain(tail)
+        if unknown and not all(part.replace(unknown, "") for part in (*heads, tail)):
+            raise Unavailable(
+                "the tokenizer knows too few words to tell its chat template from a question"
+            )
+        closing = re.match(f".*?{_MARK}", tail)
+        if closing:  # a later turn's head follows what closes the turn before it
+            heads = {head.removeprefix(closing[0]) for head in heads}
+        sentences = {plain(sentence) for sentence, _ in ANSWER_FORMAT}
         return cls(
             heads=_longest_first(heads),
-            tail=tuple(tail[:closing]),  # after it, history turns may differ from the prompt's end
-            glues=_longest_first(glues),
-            special=special,
-            sentences=_longest_first(known),
+            tail=tail,
+            glues=_longest_first(re.sub(f"^{_MARK}*", "", plain(glue)) for glue in glues),
+            labels=labels,
+            sentences=_longest_first(s for s in sentences if not unknown or unknown not in s),
+            marks=marks,
+            unknown=tokenizer.unk_token_id,
+            backend=backend,
         )
 
     def span(self, kind: str, ids: Sequence[int], visual: Sequence[bool]) -> list[bool]:
         """Which tokens of one unpadded prompt are the query.
 
-        `question`: the words of the last user turn that has words, without template and pictures;
-        where some come after the turn's first picture, only those. `content`: the same without the
-        answer-format sentence. `prompt`: all text after the last visual token, template included;
-        ValueError where no word of the user's follows the picture.
+        `question`: the words of the last user turn that has words, without template, pictures and
+        the blanks around them; where words come after the turn's first picture, only those.
+        `content`: the same without the answer-format sentence. `prompt`: all text after the last
+        visual token, template included. ValueError where no word of the user's follows the picture
+        (`prompt`), and where the tokenizer knows none of the question's words.
         """
-        words = self._question(list(ids), list(visual))
-        if kind == "question":
-            return words
-        if kind == "content":
-            return self._without_sentences(list(ids), words)
-        if kind != "prompt":
+        if kind not in SPANS:
             raise ValueError(f"query={kind!r}: choose one of {', '.join(SPANS)}, or pass a mask")
-        start = max((i for i, seen in enumerate(visual) if seen), default=-1) + 1
-        if not any(words[start:]):
-            raise ValueError(
-                "query='prompt' takes the text after the visual tokens, and the image comes last "
-                "in this prompt: use query='question'"
-            )
-        return [i >= start for i in range(len(words))]
+        line = self._line(ids, visual)
+        if kind == "prompt":
+            behind = line.text.rfind(PICTURE) + 1
+            answer = line.text.rfind(self.tail, behind) if self.tail else -1
+            if not re.sub(_MARK, "", line.text[behind : answer if answer >= 0 else None]):
+                raise ValueError(
+                    "query='prompt' takes the text after the visual tokens, and the image comes "
+                    "last in this prompt: use query='question'"
+                )
+            start = max((i for i, seen in enumerate(visual) if seen), default=-1) + 1
+            return [i >= start for i in range(len(ids))]
+        chosen = self._question(line, ids)
+        if kind == "content":
+            chosen -= self._sentences(line, chosen)
+        return _tokens(line, chosen, len(ids))
 
-    def _question(self, ids: list[int], visual: list[bool]) -> list[bool]:
-        turns, i, inside = [[]], 0, not self.heads
-
-        def at(i: int, *patterns: tuple[int, ...]) -> int:
-            """The length of the first pattern that stands at i, else 0."""
-            return next((len(p) for p in patterns if tuple(ids[i : i + len(p)]) == p), 0)
-
-        while i < len(ids):
-            if opened := at(i, *self.heads):
-                turns.append([])
-                i, inside = i + opened, True
-            elif closed := at(i, self.tail):
-                i, inside = i + closed, False
+    def _line(self, ids: Sequence[int], visual: Sequence[bool]) -> _Line:
+        text, owner, apart, blank, loose = [], [], [], set(), True
+        for i, (token, seen) in enumerate(zip(ids, visual, strict=True)):
+            if seen:
+                piece = PICTURE if not i or not visual[i - 1] else ""
             else:
-                if inside:
-                    turns[-1].append(i)
-                i += 1 + (at(i + 1, *self.glues) if inside and visual[i] else 0)
-        for turn in reversed(turns):
-            words = [i for i in turn if not visual[i] and ids[i] not in self.special]
-            if words:
-                first = next((i for i in turn if visual[i]), -1)
-                chosen = set([i for i in words if i > first] or words)
-                return [i in chosen for i in range(len(ids))]
-        return [False] * len(ids)
+                piece = self.marks.get(token) or self._piece(token)
+                if not piece.strip():
+                    blank.add(i)
+            for letter in piece:
+                if letter.isspace():
+                    loose = True
+                    continue
+                text.append(letter)
+                owner.append(i)
+                apart.append(loose)
+                loose = letter >= chr(_FIRST_MARK) or letter == PICTURE
+        return _Line("".join(text), owner, apart, blank)
 
-    def _without_sentences(self, ids: list[int], words: list[bool]) -> list[bool]:
-        words = list(words)
+    def _piece(self, token: int) -> str:
+        """A token's text, with its blank: what it adds behind another token (itself)."""
+        if token not in self.pieces:
+            once, twice = (
+                self.backend.decode([token] * n, skip_special_tokens=False) for n in (1, 2)
+            )
+            self.pieces[token] = twice[len(once) :]
+        return self.pieces[token]
+
+    def _turns(self, line: _Line) -> list[tuple[int, int]]:
+        """Where the words of each user turn lie in the text, from and to.
+
+        Heads and tails with special tokens are no user's. Without, a role word may be part of a
+        question: then a turn opens first of all, or behind a tail, and the last one ends at the
+        last tail.
+        """
+        text, size = line.text, len(line.text)
+        marked = re.search(_MARK, self.tail)
+        closing = self.tail[: marked.end()] if marked else self.tail
+        ends = [m.start() for m in re.finditer(re.escape(closing), text)] if closing else []
+        if not marked:
+            ends = [i for i in ends if line.apart[i] or i + len(closing) == size]
+        heads = "|".join(map(re.escape, self.heads))
+        opened: list[tuple[int, int]] = []
+        for start, stop in [m.span() for m in re.finditer(heads, text)] if heads else [(0, 0)]:
+            if not marked:
+                free = line.apart[start] or (not opened and text[start - 1] in ".!?:")
+                closed = not opened or any(opened[-1][1] <= end < start for end in ends)
+                if not (free and closed):
+                    continue
+            opened.append((start, stop))
+        turns = []
+        for n, (_, begin) in enumerate(opened):
+            limit = opened[n + 1][0] if n + 1 < len(opened) else size
+            own = [end for end in ends if begin <= end < limit]
+            last = not marked and n + 1 == len(opened)
+            turns.append((begin, own[-1 if last else 0] if own else limit))
+        return turns
+
+    def _question(self, line: _Line, ids: Sequence[int]) -> set[int]:
+        """The characters of the question."""
+        text = line.text
+        aside = {
+            i for i, letter in enumerate(text) if letter == PICTURE or letter >= chr(_FIRST_MARK)
+        }
+        for shown in re.finditer(f"{PICTURE}{_MARK}*", text):
+            glue = next((g for g in self.glues if text.startswith(g, shown.end())), "")
+            aside |= set(range(shown.end(), shown.end() + len(glue)))
+        if self.labels:
+            for label in re.finditer(f"(?:{self.labels})(?={_MARK}*{PICTURE})", text):
+                aside |= set(range(*label.span()))
+        for start, stop in reversed(self._turns(line)):
+            words = {i for i in range(start, stop) if i not in aside}
+            if not words:
+                unread = sum(ids[line.owner[i]] == self.unknown for i in range(start, stop))
+                if unread and self.unknown is not None:
+                    raise ValueError(
+                        f"the tokenizer does not know a word of the question ({unread} unknown "
+                        "words): ask in words that it knows"
+                    )
+                continue
+            behind = {i for i in words if i > text.find(PICTURE, start, stop)}
+            # a full stop behind the picture is no question
+            return behind if any(text[i].isalnum() or text[i] > "\x7f" for i in behind) else words
+        return set()
+
+    def _sentences(self, line: _Line, chosen: set[int]) -> set[int]:
+        """The characters of answer-format sentences among those chosen."""
+        found: set[int] = set()
         for sentence in self.sentences:
-            size = len(sentence)
-            for i in range(len(ids) - size + 1):
-                if tuple(ids[i : i + size]) == sentence and all(words[i : i + size]):
-                    words[i : i + size] = [False] * size
-        return words
+            for match in re.finditer(re.escape(sentence), line.text):
+                here = set(range(*match.span()))
+                before = line.text[max(match.start() - 1, 0)]
+                if here <= chosen and (line.apart[match.start()] or not before.isalnum()):
+                    found |= here
+        return found
 
 
-def _longest_first(patterns: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(sorted(filter(None, patterns), key=lambda p: (-len(p), p)))
+def _parts(processor: Any, places: Sequence[str]) -> tuple[set[str], str, set[str]]:
+    """Heads, tail and glues of a chat template as it writes them; places: the placeholders."""
+    words = "qvidwords"
+
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"type": "text", "text": text}]
+
+    def before(*shown: str, system: bool = False, later: bool = False) -> tuple[str, str]:
+        parts = [*({"type": kind} for kind in shown), *said(words)]
+        chat = [("user", parts)]
+        if later:
+            chat = [("user", said("turn")), ("assistant", said("answered")), *chat]
+        if system:
+            chat = [("system", said("system")), *chat]
+        chat = [{"role": role, "content": content} for role, content in chat]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return text.partition(words)[::2]
+
+    heads, glues, tail = set(), set(), before()[1]
+    for shown in ((), ("image",), ("video",)):
+        openings = []
+        for more in ({}, {"system": True}, {"later": True}):
+            try:
+                opening = before(*shown, **more)[0]
+            except (TemplateError, TypeError):  # a template without videos, or system turns
+                continue
+            at = [m.span() for m in re.finditer("|".join(map(re.escape, places)), opening)]
+            if bool(at) != bool(shown):
+                continue
+            if shown:
+                glues.add(opening[at[-1][1] :])
+                opening = opening[: at[0][0]]
+            openings.append(opening)
+        if openings:
+            # a default system text and what opens the prompt are no part of a turn's head
+            heads.add(_common_end(openings))
+    return heads, tail, glues
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> list[int]:
-    """The common beginning of two lists."""
-    both = list(zip(a, b, strict=False))
-    return [x for x, _ in both[: next((i for i, (x, y) in enumerate(both) if x != y), len(both))]]
+def _tokens(line: _Line, chosen: set[int], size: int) -> list[bool]:
+    """The tokens of some characters, and the blanks between two of them."""
+    words = [False] * size
+    for i in chosen:
+        words[line.owner[i]] = True
+    held: list[int] = []  # blanks since the last chosen token, where nothing else came between
+    inside = False
+    for i in range(size):
+        if i in line.blank:
+            held.append(i)
+            continue
+        if inside and words[i]:
+            for blank in held:
+                words[blank] = True
+        inside, held = words[i], []
+    return words
 
 
-def _sentinels(tokenizer: Any, template: str) -> tuple[str, str]:
-    """Two texts that this tokenizer knows, different in their first and in their last token."""
+def _common_end(texts: Sequence[str]) -> str:
+    """The longest text that all of them end in."""
+    size = min(map(len, texts))
+    return next(
+        (texts[0][-n:] for n in range(size, 0, -1) if len({t[-n:] for t in texts}) == 1), ""
+    )
 
-    def usable(*texts: str) -> bool:
-        a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
-        known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in a + b
-        return bool(a and b) and known and a[0] != b[0] and a[-1] != b[-1]
 
-    if usable("alpha k", "9 omega z"):
-        return "alpha k", "9 omega z"
-    # a small word-level vocabulary: two of its own words, rare ones, which no template contains
-    words = sorted(tokenizer.get_vocab().items(), key=lambda item: -item[1])
-    words = [word for word, _ in words if word.isalpha() and word not in template]
-    for other in words[1:]:
-        if usable(words[0], other):
-            return words[0], other
-    raise Unavailable("the tokenizer knows too few words to tell its chat template from a question")
+def _longest_first(patterns: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(filter(None, set(patterns)), key=lambda p: (-len(p), p)))

@@ -12,6 +12,7 @@ from typing import Any
 
 from .base import Family
 from .layout import Block, Sources
+from .llava import TEMPLATE
 from .small import CLIP, decoder
 from .tower import Tower, clip_tokens
 
@@ -48,6 +49,7 @@ family = Family(
     name="Video-LLaVA",
     model_type="video_llava",
     checkpoint="LanguageBind/Video-LLaVA-7B-hf",
+    template=TEMPLATE,
     tiny=tiny,
     sources=sources,
     vision="image_tower",

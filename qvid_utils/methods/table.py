@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algebra.linalg import check_rank
-from ..algebra.schedules import (
+from ..algebra.cuts import (
     PYRAMIDDROP_LLAVA,
     SPARSEVLM_LLAVA,
     SPARSEVLM_PLUS_LLAVA,
@@ -25,6 +24,7 @@ from ..algebra.schedules import (
     at,
     staged,
 )
+from ..algebra.linalg import check_rank
 from ..algebra.selection import Kept, top_k
 from ..algebra.tome import Downsampling, ToMe
 from . import rules
@@ -365,7 +365,7 @@ METHODS: dict[str, Method] = {
             note="keep is the mean over layers. λ = 0.19 for 64 of 576 tokens is the author's; "
             "0.42 and 0.56 for 128 and 192 are derived; elsewhere λ is solved for. At least one "
             "token stays. Positions along several axes, for which there is no code, stay. The "
-            "repository's own setting is schedules.PYRAMIDDROP_DEFAULT.",
+            "repository's own setting is cuts.PYRAMIDDROP_DEFAULT.",
             label="PyramidDrop",
         ),
         Method(

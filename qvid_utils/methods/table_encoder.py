@@ -3,7 +3,7 @@ language model. Rows of `methods.METHODS`; the fields are those of `Method`."""
 
 from typing import Any
 
-from ..algebra.schedules import at
+from ..algebra.cuts import at
 from ..algebra.selection import top_k_by_picture
 from ..algebra.tome import Downsampling, ToMe
 from . import rules_encoder

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from ..algebra.schedules import Cut
+from ..algebra.cuts import Cut
 from ..algebra.selection import Kept
 from ..families import Unavailable, family_of, query_tokens
 from ..families.calls import (

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..algebra.schedules import Infeasible, check_keep
+from ..algebra.cuts import Infeasible, check_keep
 from ..algebra.tome import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 from ..families import Family, Unavailable
 from ..methods.keep_pooling import share_evenly

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..algebra.schedules import Cut
+from ..algebra.cuts import Cut
 from ..algebra.selection import Kept
 from ..families import family_of
 from ..methods import Method

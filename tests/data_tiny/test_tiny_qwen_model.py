@@ -17,7 +17,7 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 from twins import embedded
 
 from qvid_utils import pruned
-from qvid_utils.algebra.schedules import Cut
+from qvid_utils.algebra.cuts import Cut
 from qvid_utils.families import family_of
 from qvid_utils.methods import METHODS
 from qvid_utils.paths import DATA

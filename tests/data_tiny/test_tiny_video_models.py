@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import is_torchvision_available
 
 from qvid_utils import load, pruned
-from qvid_utils.algebra.schedules import Cut
+from qvid_utils.algebra.cuts import Cut
 from qvid_utils.families import family_of
 from qvid_utils.families.layout import frames_of
 from qvid_utils.methods import METHODS

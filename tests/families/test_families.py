@@ -1,11 +1,11 @@
 """Families: found by folder, recognised by type; the question is found by the chat template."""
 
 import copy
-import functools
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from small_tokenizers import speaking
+from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from twins import (
     BOTH,
@@ -36,9 +36,9 @@ from qvid_utils.families import (
     score_maps,
     template_of,
 )
+from qvid_utils.families.answer_format import ANSWER_FORMAT
 from qvid_utils.families.base import query_tokens
 from qvid_utils.families.refused import REFUSED
-from qvid_utils.families.template import ANSWER_FORMAT
 from qvid_utils.prune.hooks import observed, pruned
 
 IMAGE = 4
@@ -207,44 +207,6 @@ def test_prompt_is_all_text_after_the_picture():
 
 # ----------------------------------------------------------------------- another kind of template
 
-FORMS = {"chatml": "qwen2_vl", "lines": "video_llava", "onevision": "llava_onevision"}
-SPECIAL = ["<pad>", "</s>", "<|im_start|>", "<|im_end|>", *PLACES, *QWEN_PLACES[:2]]
-SEEN = [s for s, _ in ANSWER_FORMAT] + [
-    "system\nYou are a helpful assistant.", "user\n", "assistant\n", "user \n", "USER: ",
-    " ASSISTANT:", "What color is the star?\nAnswer it.", "Where?\n", "alpha k", "9 omega z",
-    "it is:\n\n",
-]  # fmt: skip
-
-
-@functools.cache
-def pieces(form, kind="bytes"):
-    """A tokenizer of pieces, which join across words and lines as real ones do: of bytes (Qwen), or
-    with marked spaces and line breaks of their own (Llama)."""
-    if kind == "bytes":
-        core = Tokenizer(models.BPE())
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        core.decoder = decoders.ByteLevel()
-        alphabet, seen, special = pre_tokenizers.ByteLevel.alphabet(), SEEN, SPECIAL
-    else:
-        core = Tokenizer(models.BPE(unk_token="<unk>"))
-        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        core.decoder = decoders.Metaspace()
-        alphabet, special = [chr(i) for i in range(32, 127)] + ["\n", "▁"], ["<unk>", *SPECIAL]
-        seen = [part for text in SEEN for part in text.split("\n")]
-    core.train_from_iterator(
-        seen * 9,
-        trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="</s>",
-        **({} if kind == "bytes" else {"unk_token": "<unk>"}),
-    )
-    tokenizer.chat_template = TEMPLATES[FORMS[form]]
-    places = (QWEN_PLACES if form == "chatml" else PLACES)[:2]
-    return tokenizer, Template.of(tokenizer, tokenizer.convert_tokens_to_ids(list(places)))
-
 
 def chat(tokenizer, *turns):
     """Turns of (role, parts): a part is a text, IMAGE for a picture, or None for a video."""
@@ -258,12 +220,17 @@ def chat(tokenizer, *turns):
 
 @pytest.mark.parametrize("shown", [IMAGE, None], ids=["image", "video"])
 @pytest.mark.parametrize(
-    ("form", "kind"),
-    [("chatml", "bytes"), ("onevision", "bytes"), ("lines", "bytes"), ("lines", "spaces")],
+    ("model_type", "kind"),
+    [
+        ("qwen2_vl", "bytes"),
+        ("llava_onevision", "bytes"),
+        ("video_llava", "bytes"),
+        ("video_llava", "pieces"),
+    ],
 )
 @pytest.mark.parametrize("sentence", [s for s, _ in ANSWER_FORMAT])
-def test_spans_of_real_kinds_of_templates(form, kind, sentence, shown):
-    tokenizer, made = pieces(form, kind)
+def test_spans_of_real_kinds_of_templates(model_type, kind, sentence, shown):
+    tokenizer, made = speaking(model_type, kind)
     what = "What color is the star?"
 
     def chosen(kind, *turns):
@@ -279,7 +246,7 @@ def test_spans_of_real_kinds_of_templates(form, kind, sentence, shown):
         assert chosen("content", first, answer, ("user", [what + gap + sentence])) == what
         assert chosen("question", ("user", ["Where?"]), answer, turn) == what + gap + sentence
         assert chosen("question", ("user", [IMAGE, None, what])) == what
-    if form == "chatml":  # the others put pictures first, always
+    if model_type == "qwen2_vl":  # the others put pictures first, always
         assert chosen("question", ("user", [what, shown])) == what
         with pytest.raises(ValueError, match="image comes last"):
             chosen("prompt", ("user", [what, shown]))
@@ -343,18 +310,30 @@ def test_a_template_may_open_and_set_off_pictures_as_it_likes():
     assert words(chat(own, ("user", [None, ASK])), "question", template, own) == ASK
 
 
-def test_what_stands_between_picture_and_words_belongs_to_the_template():
-    tokenizer, made = pieces("lines")
-    assert {tokenizer.decode(glue) for glue in made.glues} == {"\n"}
-    assert tokenizer.decode(made.tail).strip() == "ASSISTANT:"
-    tokenizer, made = pieces("chatml")
-    assert {tokenizer.decode(glue) for glue in made.glues} == {"<|vision_end|>"}
-    assert tokenizer.decode(made.tail) == "<|im_end|>"
-    tokenizer, made = pieces("onevision")
-    # " \n" is one piece before words, and two around a picture
-    assert {tokenizer.decode(head) for head in made.heads} == {
-        "<|im_start|>user ", "<|im_start|>user \n"
-    }  # fmt: skip
+def test_what_a_template_writes_is_text_without_blanks():
+    def read(model_type, kind):
+        _, made = speaking(model_type, kind)
+        plain = {mark: f"[{i}]" for i, mark in made.marks.items()}
+
+        def text(part):
+            return "".join(plain.get(letter, letter) for letter in part)
+
+        return set(map(text, made.heads)), text(made.tail), made.glues
+
+    assert read("video_llava", "pieces") == ({"USER:"}, "ASSISTANT:", ())
+    own = speaking("qwen2_vl", "bytes")[0].convert_tokens_to_ids
+    opens, ends, shows = map(own, ("<|im_start|>", "<|im_end|>", "<|vision_start|>"))
+    heads, tail, glues = read("qwen2_vl", "bytes")
+    assert heads == {f"[{opens}]user", f"[{opens}]user[{shows}]"}
+    assert (tail, glues) == (f"[{ends}][{opens}]assistant", ())
+    own = speaking("llava_onevision", "bytes")[0].convert_tokens_to_ids
+    opens, ends = map(own, ("<|im_start|>", "<|im_end|>"))
+    assert read("llava_onevision", "bytes") == (
+        {f"[{opens}]user"}, f"[{ends}][{opens}]assistant", ()
+    )  # fmt: skip
+    own = copy.deepcopy(tokenizer("video_llava"))
+    own.chat_template = OWN
+    assert set(Template.of(own, [4, 5]).glues) == {".", ","}
 
 
 # ------------------------------------------------------------- where the template comes from

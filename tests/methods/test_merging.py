@@ -8,7 +8,7 @@ import torch
 from oracle import places, recording, relayed
 from twins import BOTH, DOTS, ELSEWHERE, QWEN, QWEN3, STAR, TALK, ask, built, cases
 
-from qvid_utils.algebra.schedules import Cut, Staged, at
+from qvid_utils.algebra.cuts import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method

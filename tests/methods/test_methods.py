@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from qvid_utils.algebra.schedules import at, mean_tokens
+from qvid_utils.algebra.cuts import at, mean_tokens
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.methods import METHODS, Method, method, rules
 from qvid_utils.methods.rules import RULES, rule

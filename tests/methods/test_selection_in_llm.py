@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from qvid_utils.algebra.schedules import SPARSEVLM_LLAVA
+from qvid_utils.algebra.cuts import SPARSEVLM_LLAVA
 from qvid_utils.methods import METHODS, method
 from qvid_utils.methods.keep_in_llm import Recycle, Spread
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, LlavaConfig
 from twins import BOTH, PROCESSOR, STAR, TALK, ask, image_processor_of, twin
 
+import qvid_utils.models.load as models
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.models.load import LoadError, load
-from qvid_utils.models.load import load as models
 from qvid_utils.models.processors import processor_from
 from qvid_utils.prune.hooks import pruned
 

@@ -10,7 +10,7 @@ import nbformat
 from qvid_utils.paths import NOTEBOOKS, ROOT
 
 # the names whose cells the stored run asks, from which notebook 02 reads
-ASK = "from qvid_utils import runner; print(runner.every_method())"
+ASK = "from qvid_utils.workbook.studies.cell_lists import every_method; print(every_method())"
 
 
 def sources(name):
@@ -31,7 +31,7 @@ def test_eight_lines_are_eight_lines():
 def test_moved_into_the_package_it_is_in_notebook_02_without_another_edit(tmp_path):
     shutil.copytree(ROOT / "qvid_utils", tmp_path / "qvid_utils",
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    with (tmp_path / "qvid_utils" / "rules.py").open("a", encoding="utf-8") as rules:
+    with (tmp_path / "qvid_utils" / "methods" / "rules.py").open("a", encoding="utf-8") as rules:
         rules.write(f"\n\n{own_rule()}\n")
     told = subprocess.run(
         [sys.executable, "-c", ASK], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},

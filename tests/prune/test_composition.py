@@ -8,7 +8,7 @@ import torch
 from oracle import masked
 from twins import BOTH, DOTS, STAR, TALK, ask, built
 
-from qvid_utils.algebra.schedules import Cut, Infeasible
+from qvid_utils.algebra.cuts import Cut, Infeasible
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import method
 from qvid_utils.prune.hooks import pruned

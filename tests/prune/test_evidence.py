@@ -8,7 +8,7 @@ import torch
 from oracle import entering
 from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, twin
 
-from qvid_utils.algebra.schedules import Cut
+from qvid_utils.algebra.cuts import Cut
 from qvid_utils.families import FAMILIES
 from qvid_utils.families.projections import project
 from qvid_utils.methods import Method

@@ -5,7 +5,7 @@ import torch
 from oracle import entering
 from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built
 
-from qvid_utils.algebra.schedules import at
+from qvid_utils.algebra.cuts import at
 from qvid_utils.families import FAMILIES, projections
 from qvid_utils.methods import METHODS, evidence, method
 from qvid_utils.prune.hooks import observed, pruned

@@ -32,7 +32,7 @@ from twins import (
     twin,
 )
 
-from qvid_utils.algebra.schedules import Cut, Staged
+from qvid_utils.algebra.cuts import Cut, Staged
 from qvid_utils.algebra.selection import Kept, top_k
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.families.calls import pictures_once

@@ -7,7 +7,7 @@ import pytest
 import torch
 from twins import DOTS, STAR, ask, built
 
-from qvid_utils.algebra.schedules import at
+from qvid_utils.algebra.cuts import at
 from qvid_utils.algebra.selection import Kept
 from qvid_utils.families import Unavailable
 from qvid_utils.methods import METHODS, method, rules_encoder

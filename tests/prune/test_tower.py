@@ -394,7 +394,7 @@ def test_a_text_between_and_a_cut_inside():
 def test_words_after_an_earlier_cut_number_the_tokens_that_are_left():
     from dataclasses import replace
 
-    from qvid_utils.algebra.schedules import Cut
+    from qvid_utils.algebra.cuts import Cut
     from qvid_utils.methods import method
     from qvid_utils.methods.rules import RULES
 

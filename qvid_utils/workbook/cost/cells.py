@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ...algebra.schedules import Infeasible, tokens_per_layer
+from ...algebra.cuts import Infeasible, tokens_per_layer
 from ...families import family_of
 from ...methods import Method, method
 from ...prune import hooks as pruning

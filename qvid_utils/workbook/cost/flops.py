@@ -4,7 +4,7 @@
     prefill(model.config, in_place(576, 64, layer=3, n_layers=32), text=57).total / 1e12
 
 A schedule here is a list of visual-token counts, one for each layer *run*: `in_place` and
-`two_pass` make it for one cut, `schedules.tokens_per_layer` for any. One layer on n tokens costs,
+`two_pass` make it for one cut, `cuts.tokens_per_layer` for any. One layer on n tokens costs,
 in multiply-adds, with width d, H heads of d_h, H_kv key heads and FFN width m:
 
     projections  n · (2·d·H·d_h + 2·d·H_kv·d_h)        attention  2 · n² · H·d_h

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...algebra.schedules import tokens_per_layer
+from ...algebra.cuts import tokens_per_layer
 from ...methods import method
 from ..benchmarks.base import FULL
 from . import flops

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ...algebra.schedules import check_share, count_at
+from ...algebra.cuts import check_share, count_at
 from ...families import Unavailable, family_of
 from ...methods import method as find_method
 from ...models.load import load

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...algebra.schedules import check_share, count_at
+from ...algebra.cuts import check_share, count_at
 from ...methods import Method, method
 from ..benchmarks.base import CELL
 from ..benchmarks.prompts import same_share
@@ -22,7 +22,7 @@ class Cell:
     staged method's published lists (`Staged.using`); before: a cut that comes first, as `pruned`
     takes it, e.g. ("divprune", 72, {"positions": "original"}); shared: `keep` is the mean over the
     questions of a suite, each gets its part by its interaction spectrum (`budgets`); share: instead
-    of `keep`, the budget in % of each prompt's own visual tokens (`schedules.count_at`), for models
+    of `keep`, the budget in % of each prompt's own visual tokens (`cuts.count_at`), for models
     to which pictures or clips differ in size; of all of them, also where `before` leaves fewer:
     what is more than that is an error, before a run where it holds for every prompt.
     """

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ...algebra.cuts import Infeasible
 from ...algebra.linalg import kernel
-from ...algebra.schedules import Infeasible
 from ...families import family_of, takes_videos
 from ...families.calls import pictures_once
 from ...methods.budget_by_spectrum import modes, share_out

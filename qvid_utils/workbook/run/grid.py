@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...algebra.schedules import Cut
+from ...algebra.cuts import Cut
 from ...algebra.selection import Kept
 from ...families import family_of
 from ...families.calls import pictures_once, wrapped_encoders

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ...algebra.schedules import Infeasible
+from ...algebra.cuts import Infeasible
 from .store import Log, Memory, Taken
 
 __all__ = ["ON_ERROR", "Ask", "Task", "answer_all"]

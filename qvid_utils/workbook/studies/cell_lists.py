@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.schedules import Cut
+from ...algebra.cuts import Cut
 from ...methods import METHODS, method
 from ...methods.rules import RULES
 from ..benchmarks.base import FULL

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.schedules import Infeasible, count_at, tokens_per_layer
+from ...algebra.cuts import Infeasible, count_at, tokens_per_layer
 from ...families import FAMILIES, Unavailable
 from ...methods import METHODS, method
 from ...paths import DATA, RUNS

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.schedules import Cut, Infeasible, Staged, tokens_per_layer
+from ...algebra.cuts import Cut, Infeasible, Staged, tokens_per_layer
 from ...methods import METHODS, Method
 from ..cost.flops import exchange
 

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from ...algebra import linalg
-from ...algebra.schedules import At, Infeasible, tokens_per_layer
+from ...algebra.cuts import At, Infeasible, tokens_per_layer
 from ...families import Unavailable, family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import Method, method

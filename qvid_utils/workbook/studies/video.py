@@ -25,7 +25,7 @@ import torch
 from clip_suites import read_first_frame
 from torch import nn
 
-from ...algebra.schedules import count_at
+from ...algebra.cuts import count_at
 from ...algebra.selection import top_k_by_picture, top_k_in_pictures
 from ...families import Unavailable, family_of, takes_videos
 from ...families.layout import frames_of

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.schedules import At, Staged
+from ...algebra.cuts import At, Staged
 from ...families import FAMILIES, Family
 from ...methods import METHODS, Method
 from ...methods.evidence import needing

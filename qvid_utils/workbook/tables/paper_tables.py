@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.schedules import Infeasible, count_at
+from ...algebra.cuts import Infeasible, count_at
 from ...methods import method as find_method
 from ..benchmarks.base import FULL
 from ..benchmarks.published import BENCHMARKS

@@ -18,7 +18,8 @@ from qvid_utils.workbook.benchmarks.paper_profile import (
     here,
     name_of,
 )
-from qvid_utils.workbook.cli import run as command
+from qvid_utils.workbook.cli import Parser, ask
+from qvid_utils.workbook.cli.run import add_options
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.tables import report
@@ -72,8 +73,10 @@ def test_the_profile_runs_and_its_records_say_which_model(files):
 
 
 def test_the_runners_command_takes_the_profiles_model_and_benchmarks(files):
+    parser = Parser()
+    add_options(parser)
     given = ["--profile", "paper", "--methods", "qvid", "--keeps", "64"]
-    plan, *_ = command._plan(command.parser().parse_args(given))
+    plan, *_ = ask._plan(parser.parse_args(given))
     assert plan.suites == SUITES and plan.model == str(files / CHECKPOINT.replace("/", "--"))
     assert paper_profile.named(plan.model) == CHECKPOINT
 

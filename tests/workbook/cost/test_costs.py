@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from twins import twin
 
-from qvid_utils.algebra.schedules import Infeasible
+from qvid_utils.algebra.cuts import Infeasible
 from qvid_utils.workbook.cost import flops
 from qvid_utils.workbook.cost.cells import cells_of, compute
 from qvid_utils.workbook.cost.of_methods import (

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from twins import FILM, STAR, ask, twin
 
-from qvid_utils.algebra.schedules import Infeasible, at, staged, tokens_per_layer
+from qvid_utils.algebra.cuts import Infeasible, at, staged, tokens_per_layer
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import METHODS
 from qvid_utils.prune.hooks import pruned
@@ -212,7 +212,7 @@ def test_qvids_table_8_from_the_matrices():
 
 
 def test_v2drops_rows_of_table_8_fit_neither_count():
-    from qvid_utils.algebra.schedules import V2DROP_LLAVA
+    from qvid_utils.algebra.cuts import V2DROP_LLAVA
 
     schedule = staged((3, 17, 22), 32, last=1, published=V2DROP_LLAVA)
     for keep, value in printed(8, "total_compute", "v2drop").items():

@@ -269,7 +269,7 @@ def test_the_command_prints_and_stores(tmp_path, capsys):
         (["models", "--model", "tiny/nothing"], "no embedded model of that name"),
         (["models", "--model", "tiny/llava", "--methods", "qvib"], "unknown method 'qvib'"),
         (
-            ["--model", "tiny/llava", "--keep", "9", "--lengths", "0"],
+            ["models", "--model", "tiny/llava", "--keep", "9", "--lengths", "0"],
             "--lengths: 0: give 1 or more",
         ),
         (["scores", "--rounds", "0"], "--rounds: 0: give 1 or more"),

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -170,7 +171,7 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     seen = []
     for number in range(2):
         out = tmp_path / str(number)
-        code = SAVE_ALL.format(tests=str(ROOT / "tests"), out=str(out))
+        code = SAVE_ALL.format(tests=str(Path(__file__).parent), out=str(out))
         environment = {"PYTHONHASHSEED": str(number + 1), "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-c", code], check=True, env=environment)
         seen.append(

@@ -10,7 +10,7 @@ import torch
 from twins import BOTH, DOTS, STAR, ask, embedded, twin
 
 from qvid_utils import pruned
-from qvid_utils.algebra.schedules import count_at
+from qvid_utils.algebra.cuts import count_at
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.models.load import config_of
 from qvid_utils.workbook.benchmarks import suite

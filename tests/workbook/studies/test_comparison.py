@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from qvid_utils.algebra.schedules import Cut
+from qvid_utils.algebra.cuts import Cut
 from qvid_utils.methods import METHODS
 from qvid_utils.workbook.run.cell import using
 from qvid_utils.workbook.studies.equal_budgets import (

@@ -7,7 +7,7 @@ import torch
 from twins import STAR, ask, built
 
 from qvid_utils import load, pruned
-from qvid_utils.algebra.schedules import Staged, at
+from qvid_utils.algebra.cuts import Staged, at
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
 from qvid_utils.workbook.benchmarks.prompts import prompts

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qvid_utils.algebra import schedules
-from qvid_utils.algebra.schedules import Infeasible, mean_tokens, staged, tokens_per_layer
+from qvid_utils.algebra import cuts as algebra_cuts
+from qvid_utils.algebra.cuts import Infeasible, mean_tokens, staged, tokens_per_layer
 from qvid_utils.methods import METHODS
 
 
@@ -78,11 +78,11 @@ def test_shares_of_the_original_and_of_the_current_count_differ():
 
 
 def test_the_repositorys_own_setting_of_pyramiddrop():
-    cuts = schedules.PYRAMIDDROP_DEFAULT(270, 576, 32)
+    cuts = algebra_cuts.PYRAMIDDROP_DEFAULT(270, 576, 32)
     assert [(c.layer, c.keep) for c in cuts] == [(8, 288), (16, 144), (24, 72)]
     assert mean_tokens(cuts, 576, 32) == 270
     with pytest.raises(Infeasible, match="keep=64: .* can reach a mean of 144.8"):
-        schedules.PYRAMIDDROP_DEFAULT(64, 576, 32)
+        algebra_cuts.PYRAMIDDROP_DEFAULT(64, 576, 32)
 
 
 NAMES = ("sparsevlm", "sparsevlm_plus", "pyramiddrop", "v2drop")
@@ -94,7 +94,7 @@ def test_other_depths_solve_for_the_mean_as_nearly_as_one_ratio_can(name, n_visu
     schedule = METHODS[name].schedule
     layers = schedule.layers(n_layers)
     every = {tuple(schedule._counts(n_visual, step / 4000)) for step in range(4001)}
-    means = [mean_tokens(schedules._cuts(layers, found), n_visual, n_layers) for found in every]
+    means = [mean_tokens(algebra_cuts._cuts(layers, found), n_visual, n_layers) for found in every]
     for keep in range(1, n_visual, 7):
         if min(means) <= keep <= max(means):
             found = mean_tokens(schedule(keep, n_visual, n_layers), n_visual, n_layers)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qvid_utils.algebra.schedules import (
+from qvid_utils.algebra.cuts import (
     V2DROP_LLAVA,
     Cut,
     Infeasible,
