@@ -143,8 +143,8 @@ def image_processor_of(model_type: str):
     come with a video processor are without it, which would need torchvision."""
     import transformers
 
-    words, name = tokenizer(model_type), FAMILIES[model_type].tiny().__class__.__name__
-    kind = getattr(transformers, name.replace("Config", "Processor"))
+    words = tokenizer(model_type)
+    kind = transformers.PROCESSOR_MAPPING[type(FAMILIES[model_type].tiny())]
     template = {"chat_template": words.chat_template}
     if model_type == "llava":
         return processor()

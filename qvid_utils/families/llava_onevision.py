@@ -122,6 +122,7 @@ family = Family(
     template=TEMPLATE,
     tiny=tiny,
     sources=sources,
+    line_breaks=True,
     tower=Tower({"image": "vision_tower", "video": "vision_tower"}, tokens),
     whole_grid="puts tiles together, halves frames and breaks lines by the full grid of patches, "
     "which a shortened tower no longer gives; prune at the door of the language model instead",

@@ -46,6 +46,25 @@ def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any])
     return values.unflatten(0, (-1, base.config.vision_config.spatial_merge_size**2))
 
 
+def merging(vision: Any, width: int, out: int, ffn: int) -> dict[str, Any]:
+    """The numbers of a tower that joins patches in squares before its projector."""
+    merge = vision.spatial_merge_size**2
+    return {
+        "layers": vision.depth,
+        "width": width,
+        "ffn": ffn,
+        "pixels": vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+        "projector": ((merge * width, merge * width), (merge * width, out)),
+        "merge": merge,
+    }
+
+
+def cost(config: Any) -> dict[str, Any]:
+    vision = config.vision_config
+    ffn = int(vision.embed_dim * vision.mlp_ratio)
+    return merging(vision, vision.embed_dim, vision.hidden_size, ffn)
+
+
 TOWER = {"image": "visual", "video": "visual"}
 IDS = {"image_token_id": 4, "video_token_id": 5}
 IDS |= {"vision_start_token_id": 6, "vision_end_token_id": 7}
@@ -94,4 +113,5 @@ family = Family(
     tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
     whole_grid=WHOLE_GRID,
     no_clip=NO_CLIP,
+    cost=cost,
 )

@@ -7,11 +7,30 @@ written as its frames, each between marks of its own, with its time as text befo
 from typing import Any
 
 from .base import Family
-from .qwen2_vl import IDS, LABELS, NO_CLIP, TOWER, TURN, WHOLE_GRID, sources, text_of, tokens
+from .qwen2_vl import (
+    IDS,
+    LABELS,
+    NO_CLIP,
+    TOWER,
+    TURN,
+    WHOLE_GRID,
+    merging,
+    sources,
+    text_of,
+    tokens,
+)
 from .tower import Tower
 
 TEMPLATE = "{% for m in messages %}" + TURN  # no system text of its own
 TIMES = r"<\d+\.\dseconds>"  # before each frame of a video
+
+
+def cost(config: Any) -> dict[str, Any]:
+    """A projector for the last layer, and one more for each that is added later on."""
+    vision = config.vision_config
+    width, ffn = vision.hidden_size, vision.intermediate_size
+    made = merging(vision, width, vision.out_hidden_size, ffn)
+    return made | {"projector": made["projector"] * (1 + len(vision.deepstack_visual_indexes))}
 
 
 def text(**more: Any) -> dict[str, Any]:
@@ -52,4 +71,5 @@ family = Family(
     tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
     whole_grid=WHOLE_GRID,
     no_clip=NO_CLIP,
+    cost=cost,
 )

@@ -64,3 +64,18 @@ def clip_tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, 
     strategy = strategy or base.config.vision_feature_select_strategy
     drop = kind == "image" and strategy == "default"
     return values[:, int(drop) :].flatten(0, 1)[:, None]
+
+
+def clip_cost(config: Any) -> dict[str, Any]:
+    """What a CLIP or SigLIP tower and two projector matrices cost: the numbers of `cost.Tower`."""
+    vision, width = config.vision_config, config.text_config.hidden_size
+    taken = getattr(config, "vision_feature_layer", -2)
+    inputs = vision.hidden_size * (1 if isinstance(taken, int) else len(taken))
+    return {
+        "layers": vision.num_hidden_layers,
+        "width": vision.hidden_size,
+        "ffn": vision.intermediate_size,
+        "pixels": vision.num_channels * vision.patch_size**2,
+        "projector": ((inputs, width), (width, width)),
+        "lead": int("siglip" not in getattr(vision, "model_type", "")),  # SigLIP has no class token
+    }

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ...algebra.cuts import At, Staged
 from ...families import FAMILIES, Family
+from ...families.deepstack import deepstack_depth
 from ...methods import METHODS, Method
 from ...methods.evidence import needing
 from ...methods.keep_encoder import Chunks
@@ -40,8 +41,6 @@ VENUES: Mapping[str, str] = MappingProxyType({
     "holov": "NeurIPS 2025", "tome": "ICLR 2023", "trim": "COLING 2025",
     "cdpruner": "NeurIPS 2025",
 })  # fmt: skip
-#: Families whose prompts hold tokens that show no place, so that a picture is no plain grid.
-LINE_BREAKS = frozenset({"llava_onevision"})
 FLOORS = frozenset({"random", "stride", "pooling", "downsampling"})
 #: Ours, beyond both papers; what only takes a method apart (one cut, a rotated M) is not here.
 OURS = frozenset({"qvid_adaptive", "qvid_head_weighted"})
@@ -90,10 +89,12 @@ def refusal(method: Method, family: Family) -> str:
         return "no class token"
     if method.encode is not None and family.whole_grid:
         return "needs its whole grid"
-    if "grid" in words and family.model_type in LINE_BREAKS:
+    if "grid" in words and family.line_breaks:
         return "line breaks among its patches"
     if method.positions == "contiguous" and not family.one_axis:
         return "positions along several axes"
+    if _merges(method) and _first(method) < deepstack_depth(family.tiny()):
+        return "features of single tokens are added later"
     return ""
 
 
@@ -152,7 +153,7 @@ def _row(method: Method) -> dict[str, Any]:
         "merges": "yes" if _merges(method) else "no",
         "positions": method.positions.replace("_", " "),
         "count": _count(method),
-        "families": "all five" if len(carried) == len(FAMILIES) else names,
+        "families": "all" if len(carried) == len(FAMILIES) else names,
     }
 
 
@@ -166,6 +167,12 @@ def _where(method: Method) -> str:
     depths = (schedule.depth,) if isinstance(schedule, At) else schedule.depths
     word = "layer" if len(depths) == 1 else "layers"
     return f"{word} {', '.join(map(str, depths))} of {schedule.of}"
+
+
+def _first(method: Method) -> int:
+    """The layer of a method's first cut, of as many as its source has."""
+    schedule = method.schedule
+    return schedule.depth if isinstance(schedule, At) else schedule.depths[0]
 
 
 def _needs(method: Method) -> str:
