@@ -10,9 +10,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from twins import (
     BOTH,
     DOTS,
+    FILMS,
+    MIXED,
     PLACES,
     PROCESSOR,
     QWEN,
+    QWEN3,
     QWEN_PLACES,
     STAR,
     TAIL,
@@ -388,3 +391,14 @@ def test_a_mask_must_fit():
     beams = twice["input_ids"]
     spread = query_tokens(model, beams[0] == 10, beams, beams > 0, beams == IMAGE)
     assert torch.equal(spread, beams == 10)
+
+
+@pytest.mark.parametrize("family", QWEN3)
+def test_the_time_before_a_frame_is_no_word_of_the_question(family):
+    model, inputs = built(family), ask(FILMS, MIXED, model_type=family)
+    with pruned(model, "qvid", 5) as trace:
+        model(**inputs)
+    own = tokenizer(family)
+    for prompt, ids, words in zip((FILMS, MIXED), inputs["input_ids"], trace.query, strict=True):
+        assert own.decode(ids[ids != 5]).count("seconds") == 2 * prompt.videos
+        assert own.decode(ids[words]) == prompt.words + TAIL
