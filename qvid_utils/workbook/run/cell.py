@@ -8,7 +8,7 @@ from ...algebra.cuts import check_share, count_at
 from ...methods import Method, method
 from ..benchmarks.base import CELL
 from ..benchmarks.prompts import same_share
-from .key import plain
+from .plain import plain
 
 KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576 (`keeps_of`)
 

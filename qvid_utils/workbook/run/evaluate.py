@@ -28,8 +28,9 @@ from ..benchmarks.paper_profile import described, paper_setting
 from ..benchmarks.prompts import prompt_lengths, prompts
 from ..benchmarks.scoring import right
 from .cell import Cell
+from .content import data_hash, digest, shown_hash
 from .grid import Answer, Grid, layers_once, visual_counts
-from .key import code_version, data_hash, digest, key_of, libraries, model_parts
+from .key import code_version, libraries, model_parts, record_key
 from .queue import ON_ERROR, Task, answer_all
 from .store import Log, Memory, Store
 
@@ -128,9 +129,10 @@ def tasks_of(
     tasks, logs = [], {}
     for one in suites:
         drawn = one.head(limit, seed)
+        data = data_hash(one) if store else ""
         order = _batches(drawn.samples, batch_size, seed if shuffle else None)
         for cell in turns:
-            log = _log(store, common, one, drawn, cell) if store else Memory()
+            log = _log(store, common, one, drawn, data, cell) if store else Memory()
             # cells that differ in name alone have one log
             log = logs.setdefault(log.key, log) if store else log
             tasks.append(Task(cell, drawn, log, order))
@@ -202,13 +204,16 @@ def _check_order(model: nn.Module, cell: Cell, layers: int) -> None:
         raise
 
 
-def _log(store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, cell: Cell) -> Log:
-    """The log of a cell on a suite: its key is a hash of everything that changes a record."""
-    own = {"suite": one.name, "metric": one.metric, "data": data_hash(one)}
+def _log(
+    store: Store, common: Mapping[str, Any], one: Suite, drawn: Suite, data: str, cell: Cell
+) -> Log:
+    """The log of a cell on a suite: its key is a hash of everything that changes a record; data:
+    `data_hash` of the suite."""
+    own = {"suite": one.name, "metric": one.metric, "data": data}
     if cell.shared:  # what a question gets depends on all that share the budget with it
         own["among"] = data_hash(drawn)
     parts = {**common, **cell.parts, **own, "new_tokens": one.new_tokens or NEW_TOKENS}
-    return store.log(key_of(parts), parts, "_".join([one.name, *cell.words]))
+    return store.log(record_key(parts), parts, "_".join([one.name, *cell.words]))
 
 
 def _batches(samples: pd.DataFrame, size: int, seed: int | None = None) -> list[list[str]]:
@@ -377,10 +382,10 @@ class _Batch:
 
 
 def _prompt_hashes(inputs: Any, batch: pd.DataFrame) -> list[str]:
-    """A hash of each prompt: its tokens without padding, and its picture as the suite has it."""
+    """A hash of each prompt: its tokens without padding, and its picture by what it holds."""
     real = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
     tokens = [ids[mask].tolist() for ids, mask in real]
-    return [digest(both)[:16] for both in zip(tokens, batch["image"], strict=True)]
+    return [digest(both)[:16] for both in zip(tokens, map(shown_hash, batch["image"]), strict=True)]
 
 
 def _whole(cell: Cell, tasks: Sequence[Task], on_error: str) -> bool:

@@ -1,4 +1,4 @@
-"""Runs on a store with the embedded model: resumed, killed, shared; what changes a cell's key."""
+"""Runs on a store with the embedded model: resumed, killed, shared."""
 
 import json
 import os
@@ -15,21 +15,16 @@ import pytest
 import torch
 from twins import embedded
 
-from qvid_utils import load
 from qvid_utils.methods import METHODS, Method
 from qvid_utils.methods.rules import RULES
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import Suite, suite
-from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.cli import ask as command
 from qvid_utils.workbook.cli import main, parser
 from qvid_utils.workbook.run import evaluate as runner
-from qvid_utils.workbook.run import key as identity
 from qvid_utils.workbook.run import workers as distributed
 from qvid_utils.workbook.run.cell import Cell, grid
-from qvid_utils.workbook.run.evaluate import evaluate, tasks_of
-from qvid_utils.workbook.run.key import plain
-from qvid_utils.workbook.run.store import Store
+from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables.failed_questions import scored
 
@@ -236,93 +231,6 @@ def test_only_the_default_cells_go_to_the_stored_run(tmp_path):
         assert name == "table" and str(out) == plan.store
     *_, name = where("--methods", "qvid", "--name", "other")
     assert name == "other"
-
-
-# ---------------------------------------------------------------- keys
-
-
-def loudest(hidden):
-    return hidden.norm(dim=-1)
-
-
-def keys(loaded, cells, one=None, tmp="unused"):
-    model, processor = loaded
-    with Store(tmp) as store:
-        made = tasks_of(
-            store, identity.model_parts(model, processor), [one or suite("tiny_gqa")], cells
-        )
-        return [task.log.key for task in made]
-
-
-def test_cells_that_do_the_same_have_one_key(loaded, tmp_path):
-    same = [Cell("qvid", 16), Cell("qvid", 16, None, {"query": "question"}),
-            Cell(METHODS["qvid"], 16, None, {"positions": "original"})]  # fmt: skip
-    assert len(set(keys(loaded, same, tmp=tmp_path))) == 1
-    assert keys(loaded, same, tmp=tmp_path) == keys(loaded, same, tmp=tmp_path / "other")
-
-
-def test_every_choice_of_a_cell_is_in_its_key(loaded, tmp_path):
-    cells = [Cell(), Cell("qvid", 16), Cell("qvid", 17), Cell("qvid", 16, 3), Cell("random", 16),
-             *(Cell("qvid", 16, None, {k: v}) for k, v in {
-                 "rank": 8, "query": "content", "positions": "contiguous", "reading": "two_pass",
-                 "rope": True}.items()),
-             Cell("random", 16, None, {"seed": 1})]  # fmt: skip
-    assert len(set(keys(loaded, cells, tmp=tmp_path))) == len(cells)
-
-
-def test_a_changed_weight_dtype_or_template_is_another_key(loaded, tmp_path):
-    cell = [Cell("qvid", 16)]
-    before = keys(loaded, cell, tmp=tmp_path)
-    prompts(loaded[1], suite("tiny_gqa").samples.head(2), "cpu")
-    assert keys(loaded, cell, tmp=tmp_path) == before, "a batch that was made changes nothing"
-    model, processor = load("tiny/llava")
-    assert keys((model, processor), cell, tmp=tmp_path) == before
-    weight = next(model.parameters())
-    with torch.no_grad():
-        weight.view(-1)[0] += 1e-3
-    other = [before, keys((model, processor), cell, tmp=tmp_path)]
-    other.append(keys(load("tiny/llava", dtype="bfloat16"), cell, tmp=tmp_path))
-    other.append(keys(load("tiny/llava", attention="eager"), cell, tmp=tmp_path))
-    processor.chat_template += " "
-    other.append(keys((model, processor), cell, tmp=tmp_path))
-    assert len({key for (key,) in other}) == 5
-
-
-def test_changed_questions_are_another_key_in_whatever_order(loaded, tmp_path):
-    cell, gqa = [Cell()], suite("tiny_gqa")
-
-    def of(samples):
-        return keys(loaded, cell, Suite("tiny_gqa", "GQA", "accuracy", samples), tmp_path)
-
-    changed = gqa.samples.copy()
-    changed.loc[5, "answer"] = "another"
-    assert of(gqa.samples.sample(frac=1, random_state=0)) == of(gqa.samples) != of(changed)
-
-
-def test_code_counts_and_comments_do_not(tmp_path):
-    def version(text, name="rules.py"):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        identity.code_version.cache_clear()
-        return identity.code_version(tmp_path)
-
-    first = version('def f(x):\n    """Doubled."""\n    return 2 * x\n')
-    assert version("# new\ndef f(x):\n\n    'Twice.'\n    return (2 * x)\n") == first
-    assert version("any = 1", "figures.py") == first, "a figure changes no answer"
-    assert version("def f(x):\n    'Doubled.'\n    return 3 * x\n") != first
-    identity.code_version.cache_clear()
-
-
-def test_a_function_of_the_users_counts_by_its_code():
-    def times(factor):
-        def scores(hidden):
-            return factor * hidden
-
-        return scores
-
-    assert plain(times(2)) == plain(times(2)) != plain(times(3))
-    assert plain(loudest) != plain(lambda hidden: -hidden.norm(dim=-1))
-    with pytest.raises(TypeError, match="cannot be part of a key"):
-        plain(object())
 
 
 # ---------------------------------------------------------------- failures

@@ -21,6 +21,7 @@ from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.run.grid import Grid, layers_once, visual_counts
+from qvid_utils.workbook.run.plain import key_of
 from qvid_utils.workbook.run.store import Store
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables import schema as results
@@ -107,7 +108,7 @@ def test_names_and_keys_hold_the_share():
     assert [c.labels["retention_pct"] for c in shares] == [11.1, 16.0, 16.0, 16.0, None]
     assert [c.labels["keep"] for c in shares] == [None] * 4 + [16]
     assert shares[0].labels["variant"] == "" and shares[0].words == ["qvid", "share=11.1", "16"]
-    keys = [runner.key_of(cell.parts) for cell in shares]
+    keys = [key_of(cell.parts) for cell in shares]
     assert len(set(keys)) == 3 and keys[1] == keys[2] == keys[3]
     assert shares[4].parts.keys() == {"method", "keep", "layer"}, "as before there were shares"
     assert pickle.loads(pickle.dumps(shares[0])).share == 11.1

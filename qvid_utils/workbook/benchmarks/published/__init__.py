@@ -184,8 +184,16 @@ def _columns(entry: Benchmark, shown: list[str] | None) -> list[str]:
 
 def _name(cells: list[dict]) -> str:
     """A name of pictures by what they hold, so that questions about the same ones share it."""
-    parts = [cell["bytes"] or cell["path"].encode() for cell in cells]
+    parts = [cell["bytes"] or _held(cell["path"]) for cell in cells]
     return hashlib.sha1(b"\n".join(parts), usedforsecurity=False).hexdigest()[:12]
+
+
+def _held(path: str) -> bytes:
+    """A hash of a picture file's content; its path where there is none, which is told later."""
+    if not os.path.isfile(path):
+        return path.encode()
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha1").digest()
 
 
 def _look(cell: dict, sample: str) -> None:
