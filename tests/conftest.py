@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import pairwise
 import pytest
 import torch
 
@@ -52,6 +53,7 @@ def pytest_configure(config):
     patch.setattr(socket, "getaddrinfo", _guard(socket.getaddrinfo, lambda host, *_, **__: host))
     config.add_cleanup(patch.undo)
     torch.set_num_threads(1)
+    pairwise.WHOLE = config.option.markexpr != "not full"
 
 
 # The families of the papers run every cell of a test; each other family one, another one each time.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
+from pairwise import matrix
 from twins import BEAMS_SHARE, BOTH, ELSEWHERE, QWEN, QWEN3, STAR, ask, built, cases
 
 from qvid_utils.algebra.selection import Kept, by_picture, shares, top_k_by_picture
@@ -42,7 +43,7 @@ CARRIED = [
     if f in HAVE_CLASS or n not in NEED_CLASS
     if f not in QWEN3 or not METHODS[n].merges
 ]
-carried = pytest.mark.parametrize(("family", "name"), CARRIED)
+carried = matrix("family, name", CARRIED)
 MERGING = [cell for cell in CARRIED if METHODS[cell[1]].merges]
 PLAIN = [cell for cell in CARRIED if not METHODS[cell[1]].merges]
 EXACT = 1e-5
@@ -579,8 +580,7 @@ def test_a_row_of_a_batch_is_the_row_alone_and_beams_agree(family, name):
             assert trace.mean_tokens[row] == KEEP
 
 
-@pytest.mark.parametrize(("family", "name"), PLAIN)
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@matrix("family, name, kernel", [(*cell, kernel) for kernel in ("sdpa", "eager") for cell in PLAIN])
 def test_dropping_is_hiding_where_nothing_merges(family, name, kernel):
     model = built(family, attention=kernel)
     inputs = ask(BOTH, STAR, model_type=family)
@@ -594,7 +594,7 @@ def test_dropping_is_hiding_where_nothing_merges(family, name, kernel):
     assert (found[:, 0] - plain).abs().max() > 1e-3  # and it does change the answer
 
 
-@pytest.mark.parametrize(("family", "name"), PLAIN)
+@matrix("family, name", PLAIN)
 def test_keeping_everything_changes_no_bit(family, name):
     model, inputs = built(family), ask(STAR, model_type=family)
     n, logits = int(places(model, inputs).sum()), model(**inputs).logits
@@ -619,7 +619,7 @@ def fed(model, inputs):
     return seen["inputs_embeds"], seen["position_ids"], added
 
 
-@pytest.mark.parametrize(("family", "name"), sorted({*MERGING, *PLAIN}))
+@matrix("family, name", sorted({*MERGING, *PLAIN}))
 def test_it_is_the_language_model_on_the_shorter_sequence(family, name):
     """Contents in the slots, renumbered where positions are one number, with the cache."""
     model, made = built(family), []

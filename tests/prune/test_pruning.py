@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
+from pairwise import matrix
 from transformers import CompileConfig, DynamicCache, StaticCache
 from twins import (
     BOTH,
@@ -44,7 +45,6 @@ KERNELS = ("sdpa", "eager")
 KEEP = 7
 EXACT = 1e-5  # logits of about 1 in float32; in float64 the oracle holds to 1e-13, see below
 LAYERS = 8
-FULL = pytest.mark.full
 
 some = pytest.mark.parametrize("kernel", KERNELS)
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -53,22 +53,15 @@ families = pytest.mark.parametrize("family", sorted(FAMILIES))
 # see a class token are carried by towers that have one. More of both in test_encoder_methods.py.
 HIDING = [name for name, m in METHODS.items() if not m.merges and name not in ELSEWHERE]
 NEED_CLASS = [name for name, entry in METHODS.items() if "cls_row" in entry.rule.sees]
-# One method for each way of reading the stream; the rest runs on LLaVA with one kernel, and
-# everywhere if asked.
-EVERYWHERE = ("qvid", "fastv", "v2drop", "last_attention")
 # Renumbered positions, which a family with several axes does not carry, under an order of its own.
 ONE_AXIS = tuple(name for name, m in METHODS.items() if getattr(m.select, "reorders", False))
 
 
-def usual(family, name, kernel, case):
-    return name in EVERYWHERE or (family, kernel) == ("llava", "sdpa")
-
-
 def cells(names):
-    return pytest.mark.parametrize(
-        ("family", "name", "kernel", "case"),
+    return matrix(
+        "family, name, kernel, case",
         [
-            pytest.param(*cell, marks=[] if usual(*cell) else FULL)
+            cell
             for family in sorted(FAMILIES)
             for cell in itertools.product([family], names, KERNELS, cases(family))
             if family not in QWEN or cell[1] not in ONE_AXIS
@@ -81,8 +74,8 @@ def cells(names):
 every = cells([*HIDING, "sparsevlm", "sparsevlm_in_place"])
 # What merges is no longer a choice among tokens: test_merging.py has its oracle.
 hiding = cells(HIDING)
-each_case = pytest.mark.parametrize(
-    ("family", "kernel", "case"),
+each_case = matrix(
+    "family, kernel, case",
     [
         cell
         for family in sorted(FAMILIES)
@@ -208,9 +201,7 @@ def test_a_row_of_a_batch_is_the_row_alone(family, name, kernel, case):
         assert mean[row] == pytest.approx(alone.mean_tokens[0] if alone.mean_tokens else 0)
 
 
-@families
-@some
-@pytest.mark.parametrize("layer", range(LAYERS))
+@matrix("family, kernel, layer", itertools.product(sorted(FAMILIES), KERNELS, range(LAYERS)))
 def test_every_layer_can_be_cut(family, kernel, layer):
     model = built(family, attention=kernel)
     inputs = ask(BOTH, STAR, TALK, model_type=family)
