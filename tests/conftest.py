@@ -2,7 +2,6 @@
 
 import os
 import socket
-import zlib
 
 # Before the first import of a model library, which reads these once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -56,25 +55,20 @@ def pytest_configure(config):
     pairwise.WHOLE = config.option.markexpr != "not full"
 
 
-# The families of the papers run every cell of a test; each other family one, another one each time.
-EVERY_CELL = ("llava", "video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark `full` all but one of the cells that a test has for a family outside EVERY_CELL."""
+    """Mark `full` all but one of the cells that a test has for a family beyond the papers'."""
     from qvid_utils.families import FAMILIES
 
     cells: dict[tuple, list] = {}
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
         family = given.get("family", given.get("model_type"))
-        usual = family in EVERY_CELL or item.get_closest_marker("full") is not None
+        usual = family in pairwise.PAPERS or item.get_closest_marker("full") is not None
         if family in FAMILIES and not usual:
             cells.setdefault((item.path.name, item.originalname, family), []).append(item)
     for key, some in cells.items():
-        stays = zlib.crc32(repr(key).encode()) % len(some)
-        for item in some[:stays] + some[stays + 1 :]:
+        for item in set(some) - {pairwise.one_of(some, *key)}:
             item.add_marker(pytest.mark.full)
 
 

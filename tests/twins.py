@@ -3,6 +3,7 @@
 import functools
 import inspect
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -31,8 +32,15 @@ QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
 QWEN = ("qwen2_vl", "qwen2_5_vl", *QWEN3)
 WITH_VIDEO = ("video_llava", "llava_onevision", *QWEN)
 
+HAVE_CLASS = tuple(name for name, family in FAMILIES.items() if family.has_cls)
+
 PLACES = ("<image>", "<video>", "<|vision_start|>", "<|vision_end|>")
 QWEN_PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+PLACES_OF = {  # placeholders of a picture and a video, marks around a picture; else PLACES
+    **dict.fromkeys(QWEN, QWEN_PLACES),
+    "internvl": ("<IMG_CONTEXT>", "<video>", "<img>", "</img>"),
+}
+MARKED = ("internvl", *QWEN)  # the marks stand around each picture
 WORDS = (
     "<|im_start|> <|im_end|> USER: ASSISTANT: system user assistant You are a helpful "
     "what color is the star ? where are all of these dots and lines . , which letter stands left "
@@ -71,6 +79,7 @@ TEMPLATES = {
     "video_llava": _USER,
     "llava_onevision": _ONEVISION,
     **dict.fromkeys(QWEN, _QWEN),
+    "llava_next": _USER,
 }
 TAIL = " answer the question using a single word ."
 
@@ -78,12 +87,14 @@ TAIL = " answer the question using a single word ."
 @functools.cache
 def tokenizer(model_type: str = "llava") -> PreTrainedTokenizerFast:
     """Word-level, with the placeholders as ids 4 and 5 and the family's kind of template."""
-    places = QWEN_PLACES if model_type in QWEN else PLACES
+    places = PLACES_OF.get(model_type, PLACES)
     special = dict(zip(("image_token", "video_token"), places, strict=False))
+    named = ("context_image_token", "video_token", "start_image_token", "end_image_token")
+    special |= dict(zip(named, places, strict=True)) if model_type == "internvl" else {}
     special |= {f"extra_{i}": token for i, token in enumerate([*places[2:], *WORDS[:2]])}
     vocabulary = ["<pad>", "<s>", "</s>", "<unk>", *places, *WORDS]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
-    pattern = Regex(r"<\|?[a-z_/]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
+    pattern = Regex(r"<\|?[a-zA-Z_/]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
     core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
     made = PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -94,7 +105,7 @@ def tokenizer(model_type: str = "llava") -> PreTrainedTokenizerFast:
         extra_special_tokens=special,
         padding_side="left",
     )
-    made.chat_template = TEMPLATES[model_type]
+    made.chat_template = TEMPLATES.get(model_type) or FAMILIES[model_type].template
     return made
 
 
@@ -160,6 +171,27 @@ def image_processor_of(model_type: str):
         )
         more = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
         return image_only(kind)(pictures, words, **more, **template)
+    if model_type == "llava_next":
+        from transformers.models.llava_next.image_processing_pil_llava_next import (
+            LlavaNextImageProcessorPil,
+        )
+
+        pictures = LlavaNextImageProcessorPil(
+            size={"shortest_edge": 24},
+            crop_size={"height": 24, "width": 24},
+            image_grid_pinpoints=FAMILIES[model_type].tiny().image_grid_pinpoints,
+        )
+        more = {"patch_size": 6, "vision_feature_select_strategy": "default"}
+        return kind(pictures, words, num_additional_image_tokens=1, **more, **template)
+    if model_type == "internvl":
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+            GotOcr2ImageProcessorPil,
+        )
+
+        pictures = GotOcr2ImageProcessorPil(
+            size={"height": 48, "width": 48}, crop_to_patches=True, max_patches=3
+        )
+        return image_only(kind)(pictures, words, image_seq_length=16, **template)
     pictures = Qwen2VLImageProcessorPil(
         patch_size=4, merge_size=2, temporal_patch_size=2, min_pixels=64, max_pixels=4096
     )
@@ -213,6 +245,11 @@ def cases(model_type: str) -> dict[str, tuple[Prompt, ...]]:
     return CASES | FILM_CASES if model_type in WITH_VIDEO else CASES
 
 
+def tiles_of(number: int) -> int:
+    """Of how many tiles the picture so and so of a prompt is, where a family cuts pictures up."""
+    return 2 - number % 2
+
+
 def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torch.Tensor]]:
     """A prompt's pictures and videos as the model takes them, the same in any batch."""
 
@@ -230,6 +267,11 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
         if model_type in QWEN:  # of two sizes: 8 x 8 and 4 x 12 patches
             grid = torch.tensor([1, 4, 12] if i % 2 else [1, 8, 8])
             add(pixel_values=noise(int(grid.prod()), 96, number=i), image_grid_thw=grid[None])
+        elif model_type == "llava_next":  # three tiles: the whole, and two in large
+            pixels = noise(1, 3, 3, 24, 24, number=i)
+            add(pixel_values=pixels, image_sizes=torch.tensor([[24, 40] if i % 2 else [40, 20]]))
+        elif model_type == "internvl":
+            add(pixel_values=noise(tiles_of(i), 3, 48, 48, number=i))
         elif model_type == "llava_onevision":
             size = torch.tensor([[24, 40] if i % 2 else [30, 20]])
             tiles = 3 if prompt.pictures == 1 else 1  # one picture alone is shown in large, too
@@ -266,7 +308,8 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     rows = []
     for prompt in prompts:
         text = words(prompt.text(model_type), add_special_tokens=False)["input_ids"]
-        rows.append([i for t in text for i in (_written(model_type, t, sources) or [t])])
+        numbers = {token: count() for token in sources}
+        rows.append([i for t in text for i in (_written(model_type, t, sources, numbers) or [t])])
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
@@ -276,13 +319,17 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     return inputs
 
 
-def _written(model_type, token, sources):
+def _written(model_type, token, sources, numbers):
     """What the processor puts in the place of one placeholder."""
     if token not in sources:
         return []
-    picture = next(sources[token])
+    picture, number = next(sources[token]), next(numbers[token])
+    size = sum(block.tokens for block in picture)
+    if model_type == "internvl":
+        tiles = [picture, *(next(sources[token]) for _ in range(tiles_of(number) - 1))]
+        return [6, *[token] * size * len(tiles), 7]
     if model_type not in QWEN3 or token == 4:
-        return [token] * sum(block.tokens for block in picture)
+        return [token] * size
     (block,) = picture  # each frame under its time, between marks of its own
     words, size = tokenizer(model_type), block.rows * block.cols
     times = [words(f"<{i}.5 seconds>", add_special_tokens=False)["input_ids"] for i in (0, 2)]
@@ -296,5 +343,5 @@ def _config(model_type: str):
 
 def _first(blocks, prompts):
     """As many as the prompts can need, of a list that may not end."""
-    count = sum(p.pictures + p.videos for p in prompts)
-    return [picture for picture, _ in zip(blocks, range(count), strict=False)]
+    most = 3 * sum(p.pictures + p.videos for p in prompts)
+    return [picture for picture, _ in zip(blocks, range(most), strict=False)]

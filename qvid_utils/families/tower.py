@@ -38,7 +38,8 @@ class Tower:
         """Whether the towers of this very model have one: SigLIP's, for one, has none."""
         towers = [self.module(base, kind) for kind in self.address]
         names = [[name for name, _ in tower.named_parameters()] for tower in towers]
-        return all(any(n.endswith("class_embedding") for n in found) for found in names)
+        marks = ("class_embedding", "cls_token")
+        return all(any(n.endswith(marks) for n in found) for found in names)
 
     def feature_layer(self, base: nn.Module, kind: str, given: Mapping[str, Any]) -> int:
         """Number of the layer whose output the model reads, and hands to its projector."""
@@ -69,13 +70,14 @@ def clip_tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, 
 def clip_cost(config: Any) -> dict[str, Any]:
     """What a CLIP or SigLIP tower and two projector matrices cost: the numbers of `cost.Tower`."""
     vision, width = config.vision_config, config.text_config.hidden_size
-    taken = getattr(config, "vision_feature_layer", -2)
+    taken, patch = getattr(config, "vision_feature_layer", -2), vision.patch_size
+    edge = patch if isinstance(patch, int) else patch[0]
     inputs = vision.hidden_size * (1 if isinstance(taken, int) else len(taken))
     return {
         "layers": vision.num_hidden_layers,
         "width": vision.hidden_size,
         "ffn": vision.intermediate_size,
-        "pixels": vision.num_channels * vision.patch_size**2,
+        "pixels": vision.num_channels * edge**2,
         "projector": ((inputs, width), (width, width)),
-        "lead": int("siglip" not in getattr(vision, "model_type", "")),  # SigLIP has no class token
+        "lead": int("siglip" not in getattr(vision, "model_type", "")),  # it has no class token
     }

@@ -122,6 +122,7 @@ def image_only(kind: type) -> type:
         video_token: str | None = None,
         patch_size: int | None = None,
         num_image_tokens: int | None = None,
+        image_seq_length: int | None = None,
         num_additional_image_tokens: int | None = None,
         vision_feature_select_strategy: str | None = None,
         vision_aspect_ratio: str | None = None,

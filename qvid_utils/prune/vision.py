@@ -80,11 +80,7 @@ class Pictures:
                 f"layer={i}: method {name!r} merges before the projector, at the door "
                 "of the language model; use layer=0"
             )
-        if not self.family.patchwise:
-            raise Unavailable(
-                f"method {name!r} merges before the projector, and {self.family.name} "
-                "pools or joins patches there; merge behind it (Kept.merged)"
-            )
+        self._check_patchwise(name)
         projector = self.family.part(self.model, "projector")
         like = next(projector.parameters())
         return projector(kept.patches.to(like)).to(kept.index.device)
@@ -128,6 +124,13 @@ class Pictures:
         call["input_ids"] = call["input_ids"][::copies]
         return call, row // copies
 
+    def _check_patchwise(self, name: str) -> None:
+        if not self.family.patchwise:
+            raise Unavailable(
+                f"method {name!r} merges before the projector, and {self.family.name} "
+                "pools or joins patches there; merge behind it (Kept.merged)"
+            )
+
     def _check(self, stages: Sequence[Stage]) -> None:
         if self.site is not None and self.sees & needing("tower"):
             words = ", ".join(sorted(self.sees & needing("tower")))
@@ -139,6 +142,8 @@ class Pictures:
             if stage.sees & needing("tower") and self.family.tower is None:
                 raise Unavailable(f"{self.family.name} does not say where its vision tower is")
             words, name = sorted(stage.sees & needing("class token")), stage.method.name
+            if stage.method.merges and "patches" in stage.method.select_sees:
+                self._check_patchwise(name)
             if words and not self.family.tower.has_class_token(self.model.base_model):
                 adapted = [other for other in METHODS if other.endswith("_received")]
                 own = f"{name}_received"

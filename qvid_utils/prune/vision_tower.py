@@ -67,10 +67,11 @@ class Encoded:
 
     @cached_property
     def cls_row(self) -> Tensor:
-        """(N, H): attention that the class token pays in the feature layer, softmax over all."""
+        """(N, H): attention that the class token pays in the feature layer, softmax over all; mean
+        over the patches of a token."""
         q, k = self._heads(self.entered[:, :1]), self._heads(self.entered, "k")
         rows = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)[..., 0, :]  # (F, H, n)
-        return self._tokens(_without_class(rows.mT))[:, 0]
+        return self._tokens(_without_class(rows.mT)).mean(1)
 
     @cached_property
     def received(self) -> Tensor:
@@ -98,11 +99,12 @@ class Encoded:
 
     @cached_property
     def last_cls_row(self) -> Tensor:
-        """(N,): softmax of the last layer's class query times keys, heads not separated."""
+        """(N,): softmax of the last layer's class query times keys, heads not separated; mean over
+        the patches of a token."""
         q = self._flat(self.attention_last, "q", self.entered_last[:, :1])
         k = self._flat(self.attention_last, "k", self.entered_last)
         rows = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (F, 1, n)
-        return self._tokens(_without_class(rows.mT))[:, 0, 0]
+        return self._tokens(_without_class(rows.mT)).mean(1)[:, 0]
 
     @cached_property
     def last_keys(self) -> Tensor:
@@ -117,14 +119,15 @@ class Encoded:
     def _flat(self, attention: nn.Module, which: str, rows: Tensor) -> Tensor:
         """q or k of rows (..., D), all heads in a row; the bias is added in float32."""
         module, part = getattr(attention, f"{which}_proj", None), slice(None)
+        norm = getattr(attention, f"{which}_norm", nn.Identity())
         if module is None:  # one matrix for queries, keys and values
             module = attention.qkv
             width = module.out_features // 3
             part = slice(width * (which == "k"), width * (1 + (which == "k")))
         if type(module) is not nn.Linear:
-            return wide(module(rows))[..., part]
+            return norm(wide(module(rows))[..., part])
         out = wide(linear(rows, module.weight[part]))
-        return out if module.bias is None else out + wide(module.bias[part])
+        return norm(out if module.bias is None else out + wide(module.bias[part]))
 
     def _heads(self, rows: Tensor, which: str = "q") -> Tensor:
         """(..., n, D) → (..., H, n, d), not rotated."""

@@ -13,10 +13,10 @@ from twins import (
     FILMS,
     MIXED,
     PLACES,
+    PLACES_OF,
     PROCESSOR,
     QWEN,
     QWEN3,
-    QWEN_PLACES,
     STAR,
     TAIL,
     TALK,
@@ -65,6 +65,11 @@ def test_addresses_lead_to_the_parts(model_type):
 
 LAID = {  # family: blocks of BOTH (two pictures), of STAR (one), of FILM (a video)
     "llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], None),
+    "llava_next": (
+        [Block(1, 4, 4), Block(1, 8, 4, line=1), Block(1, 4, 4), Block(1, 4, 6, line=1)],
+        [Block(1, 4, 4), Block(1, 8, 4, line=1)], None,
+    ),
+    "internvl": ([Block(1, 4, 4)] * 3, [Block(1, 4, 4)] * 2, None),  # two tiles and one
     "video_llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], [Block(2, 4, 4, lead=1)]),
     "llava_onevision": (
         [Block(1, 4, 4, end=1)] * 2, [Block(1, 4, 4), Block(1, 6, 4, line=1)],
@@ -159,7 +164,8 @@ def test_unsupported_models_are_refused_with_what_is_supported():
 def words(text, kind="question", template=None, tokenizer=TOKENS):
     """The words that are chosen in a rendered prompt, as text."""
     template = template or template_of(built())
-    places = {p for p in (*PLACES[:2], *QWEN_PLACES[:2]) if p in tokenizer.get_vocab()}
+    every = {p for kind in (PLACES, *PLACES_OF.values()) for p in kind[:2]}
+    places = every & set(tokenizer.get_vocab())
     for place in places:
         text = text.replace(place, place * 3)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracle import masked, places
 from pairwise import matrix
-from twins import BEAMS_SHARE, BOTH, ELSEWHERE, QWEN, QWEN3, STAR, ask, built, cases
+from twins import BEAMS_SHARE, BOTH, ELSEWHERE, HAVE_CLASS, QWEN, QWEN3, STAR, ask, built, cases
 
 from qvid_utils.algebra.selection import Kept, by_picture, shares, top_k_by_picture
 from qvid_utils.families import FAMILIES, Unavailable
@@ -34,13 +34,20 @@ DOOR = [
 NEED_CLASS = {
     "fastervlm", "hired", "visionzip", "prumerge", "prumerge_plus", "vispruner", "scope", "holov",
 }  # fmt: skip
-HAVE_CLASS = ("llava", "video_llava")
+
+
+def before_the_projector(name):
+    """Whether a method merges there, which only a projector that joins no patches carries."""
+    return METHODS[name].merges and "patches" in METHODS[name].select_sees
+
+
 # What merges is refused where features of single tokens are still to come (test_merging.py).
 CARRIED = [
     (f, n)
     for f in sorted(FAMILIES)
     for n in DOOR
     if f in HAVE_CLASS or n not in NEED_CLASS
+    if FAMILIES[f].patchwise or not before_the_projector(n)
     if f not in QWEN3 or not METHODS[n].merges
 ]
 carried = matrix("family, name", CARRIED)

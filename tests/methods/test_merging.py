@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import places, recording, relayed
-from twins import BOTH, DOTS, ELSEWHERE, QWEN, QWEN3, STAR, TALK, ask, built, cases
+from twins import BOTH, DOTS, ELSEWHERE, HAVE_CLASS, QWEN, QWEN3, STAR, TALK, ask, built, cases
 
 from qvid_utils.algebra.cuts import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
@@ -37,7 +37,9 @@ def stages(keep, n_visual, n_layers, layer=None):
 
 
 def carried(name, family):
-    if NEED_CLASS & {*METHODS[name].rule.sees} and family not in ("llava", "video_llava"):
+    if NEED_CLASS & {*METHODS[name].rule.sees} and family not in HAVE_CLASS:
+        return False
+    if "patches" in METHODS[name].select_sees and not FAMILIES[family].patchwise:
         return False
     if family in QWEN3 and METHODS[name].merges and name != "holov_received":
         return isinstance(METHODS[name].schedule, Staged) and name != "sparsevlm"

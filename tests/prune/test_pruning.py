@@ -20,6 +20,7 @@ from twins import (
     ELSEWHERE,
     FILM,
     FILMS,
+    HAVE_CLASS,
     MIXED,
     QWEN,
     STAR,
@@ -65,7 +66,7 @@ def cells(names):
             for family in sorted(FAMILIES)
             for cell in itertools.product([family], names, KERNELS, cases(family))
             if family not in QWEN or cell[1] not in ONE_AXIS
-            if family in ("llava", "video_llava") or cell[1] not in NEED_CLASS
+            if family in HAVE_CLASS or cell[1] not in NEED_CLASS
         ],
     )
 

@@ -87,6 +87,8 @@ def refusal(method: Method, family: Family) -> str:
         return "no text tower"
     if words & needing("class token") and not family.has_cls:
         return "no class token"
+    if "patches" in method.select_sees and method.merges and not family.patchwise:
+        return "joins patches before the projector"
     if method.encode is not None and family.whole_grid:
         return "needs its whole grid"
     if "grid" in words and family.line_breaks:

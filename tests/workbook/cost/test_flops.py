@@ -111,7 +111,8 @@ def blocks_of(model_type, inputs):
             found += [rows * cols] * frames
     for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
         if name in inputs and not found:
-            found += [16] * (inputs[name].numel() // (3 * 24 * 24))
+            side = inputs[name].shape[-1]
+            found += [(side // 6) ** 2] * (inputs[name].numel() // (3 * side * side))
     return found
 
 
