@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .calls import instead
 from .template import Unavailable
 
 
@@ -52,8 +53,5 @@ def deepstack_follows(text: nn.Module, shortened: Callable[[], Any]) -> Iterator
         hidden[here] = hidden[here] + features[number[here]]
         return hidden
 
-    text._deepstack_process = add
-    try:
+    with instead(text, "_deepstack_process", add):
         yield
-    finally:
-        vars(text).pop("_deepstack_process", None)

@@ -53,6 +53,24 @@ class Stage:
                 "for all or one for each"
             )
 
+    def check_kept(self, kept: Kept, keep: int, n_visual: int) -> None:
+        """RuntimeError where the selection gave another number of tokens than was planned."""
+        select, index = self.method.select, kept.index
+        own = any(
+            getattr(select, name, False) for name in ("own_counts", "official_counts", "adaptive")
+        )
+        if len(index) != keep and not (own and len(index)):
+            raise RuntimeError(
+                f"method {self.method.name!r}: its selection kept {len(index)} tokens where {keep} "
+                "were planned; give as many, or set `own_counts = True` on the selection"
+            )
+        steps = index.diff(prepend=index.new_tensor([-1]), append=index.new_tensor([n_visual]))
+        if not bool((steps > 0).all()):
+            raise RuntimeError(
+                f"method {self.method.name!r}: its selection gave the numbers {index.tolist()} for "
+                f"{n_visual} tokens; give each once, ascending, from 0 to {n_visual - 1}"
+            )
+
     def keep_of(self, row: int, rows: int) -> int:
         return self.keeps[row * len(self.keeps) // rows]  # beams repeat each prompt
 
