@@ -212,7 +212,7 @@ def test_every_layer_can_be_cut(family, kernel, layer):
     assert {cut.layer for cut in cuts} == {layer}
     expected, alive = masked(model, inputs, cuts)
     for row, here in enumerate(alive):
-        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= EXACT
+        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= 2 * EXACT
     again, _ = masked(model, inputs, cuts, out.sequences)
     start = inputs["input_ids"].shape[1] - 1
     assert difference(torch.stack(out.logits, 1), again[:, start : start + 4]) <= EXACT
