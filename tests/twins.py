@@ -20,7 +20,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qvid_utils import load
-from qvid_utils.families import FAMILIES, remember
+from qvid_utils.families import FAMILIES, family_of, remember
 from qvid_utils.models.processors import image_only
 
 # Older transformers repeat pictures one by one for beams, so that the beams of a prompt with two of
@@ -29,8 +29,10 @@ BEAMS_SHARE = "mm_encoder_outputs" in inspect.getsource(inspect.getmodule(Genera
 # Methods whose oracles stand in files of their own: test_tower_site, test_text_tower, test_pooling.
 ELSEWHERE = ("tome", "downsampling", "pooling", "trim", "cdpruner")
 QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
+IDEFICS = ("idefics3", "smolvlm")
+NEXT = ("llava_next", "llava_next_video")
 QWEN = ("qwen2_vl", "qwen2_5_vl", *QWEN3)
-WITH_VIDEO = ("video_llava", "llava_onevision", *QWEN)
+WITH_VIDEO = ("video_llava", "llava_onevision", "llava_next_video", *QWEN)
 
 HAVE_CLASS = tuple(name for name, family in FAMILIES.items() if family.has_cls)
 
@@ -39,13 +41,15 @@ QWEN_PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_e
 PLACES_OF = {  # placeholders of a picture and a video, marks around a picture; else PLACES
     **dict.fromkeys(QWEN, QWEN_PLACES),
     "internvl": ("<IMG_CONTEXT>", "<video>", "<img>", "</img>"),
+    **dict.fromkeys(IDEFICS, ("<image>", "<video>", "<fake_token_around_image>", "<global-img>")),
 }
 MARKED = ("internvl", *QWEN)  # the marks stand around each picture
 WORDS = (
     "<|im_start|> <|im_end|> USER: ASSISTANT: system user assistant You are a helpful "
     "what color is the star ? where are all of these dots and lines . , which letter stands left "
     "answer question using a single word or phrase you see be brief red blue yes no one two "
-    "< > 0 1 2 5 seconds"
+    "< > 0 1 2 5 seconds <end_of_utterance> User Assistant : "
+    "<row_1_col_1> <row_1_col_2> <row_2_col_1> <row_2_col_2>"
 ).split()
 
 # The form of each family's own template: what stands where, and in which order.
@@ -79,7 +83,7 @@ TEMPLATES = {
     "video_llava": _USER,
     "llava_onevision": _ONEVISION,
     **dict.fromkeys(QWEN, _QWEN),
-    "llava_next": _USER,
+    **dict.fromkeys(NEXT, _USER),
 }
 TAIL = " answer the question using a single word ."
 
@@ -91,10 +95,11 @@ def tokenizer(model_type: str = "llava") -> PreTrainedTokenizerFast:
     special = dict(zip(("image_token", "video_token"), places, strict=False))
     named = ("context_image_token", "video_token", "start_image_token", "end_image_token")
     special |= dict(zip(named, places, strict=True)) if model_type == "internvl" else {}
-    special |= {f"extra_{i}": token for i, token in enumerate([*places[2:], *WORDS[:2]])}
+    marks = [*places[2:], *(w for w in WORDS if w.startswith("<") and len(w) > 1)]
+    special |= {f"extra_{i}": token for i, token in enumerate(marks)}
     vocabulary = ["<pad>", "<s>", "</s>", "<unk>", *places, *WORDS]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
-    pattern = Regex(r"<\|?[a-zA-Z_/]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
+    pattern = Regex(r"<\|?[a-zA-Z0-9_/-]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
     core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
     made = PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -122,6 +127,11 @@ def processor() -> LlavaProcessor:
         num_additional_image_tokens=1,
         chat_template=TEMPLATES["llava"],
     )
+
+
+def language(model):
+    """The language model, wherever the family has it."""
+    return family_of(model).part(model, "language")
 
 
 def twin(model_type: str = "llava", attention: str = "sdpa", seed: int = 0, **text):
@@ -171,7 +181,17 @@ def image_processor_of(model_type: str):
         )
         more = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
         return image_only(kind)(pictures, words, **more, **template)
-    if model_type == "llava_next":
+    if model_type in IDEFICS:
+        from transformers.models import idefics3, smolvlm
+
+        edges = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 48}}
+        if model_type == "idefics3":
+            made = idefics3.image_processing_pil_idefics3.Idefics3ImageProcessorPil(**edges)
+            return kind(made, words, image_seq_len=16, **template)
+        smolvlm.processing_smolvlm.num2words = str  # a package that only its videos need
+        made = smolvlm.image_processing_pil_smolvlm.SmolVLMImageProcessorPil(**edges)
+        return image_only(kind)(made, words, image_seq_len=16, **template)
+    if model_type in NEXT:
         from transformers.models.llava_next.image_processing_pil_llava_next import (
             LlavaNextImageProcessorPil,
         )
@@ -182,7 +202,9 @@ def image_processor_of(model_type: str):
             image_grid_pinpoints=FAMILIES[model_type].tiny().image_grid_pinpoints,
         )
         more = {"patch_size": 6, "vision_feature_select_strategy": "default"}
-        return kind(pictures, words, num_additional_image_tokens=1, **more, **template)
+        more |= {"num_additional_image_tokens": 1, **template}
+        kind = kind if model_type == "llava_next" else image_only(kind)
+        return kind(image_processor=pictures, tokenizer=words, **more)
     if model_type == "internvl":
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
             GotOcr2ImageProcessorPil,
@@ -263,11 +285,11 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
         for name, value in values.items():
             found.setdefault(name, []).append(value)
 
-    for i in range(prompt.pictures):
+    for i in range(prompt.pictures if model_type not in IDEFICS else 0):
         if model_type in QWEN:  # of two sizes: 8 x 8 and 4 x 12 patches
             grid = torch.tensor([1, 4, 12] if i % 2 else [1, 8, 8])
             add(pixel_values=noise(int(grid.prod()), 96, number=i), image_grid_thw=grid[None])
-        elif model_type == "llava_next":  # three tiles: the whole, and two in large
+        elif model_type in NEXT:  # three tiles: the whole, and two in large
             pixels = noise(1, 3, 3, 24, 24, number=i)
             add(pixel_values=pixels, image_sizes=torch.tensor([[24, 40] if i % 2 else [40, 20]]))
         elif model_type == "internvl":
@@ -281,6 +303,10 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
         else:
             name = "pixel_values" if model_type == "llava" else "pixel_values_images"
             add(**{name: noise(1, 3, 24, 24, number=i)})
+    if model_type in IDEFICS:  # a row for each prompt, filled up with empty tiles
+        tiles = [noise(tiles_of(i), 3, 48, 48, number=i) for i in range(prompt.pictures)]
+        shown = torch.cat([*tiles, torch.zeros(4, 3, 48, 48)])[:4]
+        add(pixel_values=shown[None])
     if model_type == "llava_onevision" and prompt.pictures:
         add(batch_num_images=torch.tensor([prompt.pictures]))
     for i in range(prompt.videos):
@@ -288,7 +314,7 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
             grid = torch.tensor([[2, 8, 4]])
             add(pixel_values_videos=noise(64, 96, number=50 + i), video_grid_thw=grid)
         else:
-            frames = 3 if model_type == "llava_onevision" else 2
+            frames = 2 if model_type == "video_llava" else 3
             add(pixel_values_videos=noise(1, frames, 3, 24, 24, number=50 + i))
     return found
 
@@ -299,6 +325,8 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     seen = [media(model_type, prompt, seed) for prompt in prompts]
     names = {name: None for one in seen for name in one}
     pixels = {n: torch.cat([t for one in seen for t in one.get(n, [])]) for n in names}
+    if not any(prompt.pictures + prompt.videos for prompt in prompts):
+        pixels = {}
     sources = {
         token: iter(_first(blocks, prompts))
         for token, blocks in family.sources(_config(model_type), pixels).items()
@@ -325,8 +353,10 @@ def _written(model_type, token, sources, numbers):
         return []
     picture, number = next(sources[token]), next(numbers[token])
     size = sum(block.tokens for block in picture)
-    if model_type == "internvl":
+    if model_type in ("internvl", *IDEFICS):
         tiles = [picture, *(next(sources[token]) for _ in range(tiles_of(number) - 1))]
+        if model_type in IDEFICS:
+            return [*[6, *[token] * size, 7] * len(tiles), 6]
         return [6, *[token] * size * len(tiles), 7]
     if model_type not in QWEN3 or token == 4:
         return [token] * size

@@ -18,13 +18,15 @@ class Tower:
     hold them ((n, C) where pictures lie one after another), → (N, G, C) for the N visual tokens
     that an encoder call gives, G tower tokens in each; `given` are the encoder's arguments, with
     the shape in place of the pixels. Tokens that no tower token stands behind are zero.
-    layers: addresses inside a tower, the first that exists; attention: inside one layer.
+    layers: addresses inside a tower, the first that exists; attention: inside one layer; norm:
+    inside a tower, where its projector is fed what that makes of the layers' output.
     """
 
     address: Mapping[str, str]
     tokens: Callable[[nn.Module, str, Tensor, Mapping[str, Any]], Tensor]
     layers: tuple[str, ...] = ("encoder.layers", "vision_model.encoder.layers")
     attention: str = "self_attn"
+    norm: str = ""
 
     def module(self, base: nn.Module, kind: str) -> nn.Module:
         return base.get_submodule(self.address[kind])
@@ -33,6 +35,10 @@ class Tower:
         """The tower's layers."""
         inside = dict(self.module(base, kind).named_modules())
         return next(inside[name] for name in self.layers if name in inside)
+
+    def fed(self, base: nn.Module, kind: str, states: Tensor) -> Tensor:
+        """What a projector gets of the feature layer's output."""
+        return self.module(base, kind).get_submodule(self.norm)(states) if self.norm else states
 
     def has_class_token(self, base: nn.Module) -> bool:
         """Whether the towers of this very model have one: SigLIP's, for one, has none."""

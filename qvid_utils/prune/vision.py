@@ -142,8 +142,6 @@ class Pictures:
             if stage.sees & needing("tower") and self.family.tower is None:
                 raise Unavailable(f"{self.family.name} does not say where its vision tower is")
             words, name = sorted(stage.sees & needing("class token")), stage.method.name
-            if stage.method.merges and "patches" in stage.method.select_sees:
-                self._check_patchwise(name)
             if words and not self.family.tower.has_class_token(self.model.base_model):
                 adapted = [other for other in METHODS if other.endswith("_received")]
                 own = f"{name}_received"
@@ -152,6 +150,8 @@ class Pictures:
                     f"{self.family.name} has no class token; adapted to the attention that tokens "
                     f"receive: {own if own in adapted else ', '.join(adapted)}"
                 )
+            if stage.method.merges and "patches" in stage.method.select_sees:
+                self._check_patchwise(name)
 
 
 def _all_known(numbers: Tensor, word: str) -> None:

@@ -58,7 +58,8 @@ class Encoded:
     @cached_property
     def patches(self) -> Tensor:
         """(N, D): what the projector was fed; where it joins G patches, (N, G·D)."""
-        return self._tokens(wide(self.states)).flatten(1)
+        states = self.family.tower.fed(self.base, self.kind, self.states)
+        return self._tokens(wide(states)).flatten(1)
 
     @cached_property
     def cls_patch(self) -> Tensor:

@@ -11,6 +11,7 @@ from twins import (
     BOTH,
     DOTS,
     FILMS,
+    IDEFICS,
     MIXED,
     PLACES,
     PLACES_OF,
@@ -69,6 +70,11 @@ LAID = {  # family: blocks of BOTH (two pictures), of STAR (one), of FILM (a vid
         [Block(1, 4, 4), Block(1, 8, 4, line=1), Block(1, 4, 4), Block(1, 4, 6, line=1)],
         [Block(1, 4, 4), Block(1, 8, 4, line=1)], None,
     ),
+    "llava_next_video": (
+        [Block(1, 4, 4), Block(1, 8, 4, line=1), Block(1, 4, 4), Block(1, 4, 6, line=1)],
+        [Block(1, 4, 4), Block(1, 8, 4, line=1)], [Block(3, 2, 2)],
+    ),
+    **dict.fromkeys(IDEFICS, ([Block(1, 4, 4)] * 3, [Block(1, 4, 4)] * 2, None)),
     "internvl": ([Block(1, 4, 4)] * 3, [Block(1, 4, 4)] * 2, None),  # two tiles and one
     "video_llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], [Block(2, 4, 4, lead=1)]),
     "llava_onevision": (
@@ -289,9 +295,8 @@ def test_the_chosen_words_of_each_family(model_type, name):
     text, template = chat(own, *turns), template_of(built(model_type))
     assert words(text, "question", template, own) == question
     assert words(text, "content", template, own) == question.removesuffix(TAIL)
-    ending = {"<|im_start|>": "<|im_end|> <|im_start|> assistant"}.get(
-        "<|im_start|>" if "<|im_start|>" in text else "", "ASSISTANT:"
-    )
+    endings = ("<|im_end|> <|im_start|> assistant", "<end_of_utterance> Assistant :", "ASSISTANT:")
+    ending = next(one for one in endings if one.split()[0] in text)
     if name in ("image first", "two images", "own system turn", "video first"):
         after = "<|vision_end|> " if model_type in QWEN else ""
         assert words(text, "prompt", template, own) == f"{after}{question} {ending}"

@@ -7,7 +7,19 @@ import pytest
 import torch
 from oracle import masked, places
 from pairwise import matrix
-from twins import BEAMS_SHARE, BOTH, ELSEWHERE, HAVE_CLASS, QWEN, QWEN3, STAR, ask, built, cases
+from twins import (
+    BEAMS_SHARE,
+    BOTH,
+    ELSEWHERE,
+    HAVE_CLASS,
+    QWEN,
+    QWEN3,
+    STAR,
+    ask,
+    built,
+    cases,
+    language,
+)
 
 from qvid_utils.algebra.selection import Kept, by_picture, shares, top_k_by_picture
 from qvid_utils.families import FAMILIES, Unavailable
@@ -613,7 +625,7 @@ def test_keeping_everything_changes_no_bit(family, name):
 def fed(model, inputs):
     """What the language model is fed for the whole prompts: embeddings and positions."""
     seen = {}
-    spy = model.base_model.language_model.register_forward_pre_hook(
+    spy = language(model).register_forward_pre_hook(
         lambda m, a, k: seen.update(k), with_kwargs=True
     )
     model(**inputs)
@@ -664,7 +676,7 @@ def test_it_is_the_language_model_on_the_shorter_sequence(family, name):
             here = torch.nn.functional.pad(visual[row, stays], (0, len(tokens)))[None]
             layers = [one[row, stays & visual[row]] for one in added]
             more |= {"visual_pos_masks": here, "deepstack_visual_embeds": layers}
-        logits = model.lm_head(model.base_model.language_model(inputs_embeds=short, **more)[0])
+        logits = model.lm_head(language(model)(inputs_embeds=short, **more)[0])
         torch.testing.assert_close(
             logits[0, -3:], torch.stack(out.logits, 1)[row], rtol=0, atol=EXACT
         )
@@ -672,8 +684,8 @@ def test_it_is_the_language_model_on_the_shorter_sequence(family, name):
 
 def entering(model, inputs, name, keep, **options):
     """(K, d): what stands in the visual places behind the cut of one prompt, and the trace."""
-    seen, layer = {}, model.base_model.language_model.layers[1]
-    first = model.base_model.language_model.layers[0]
+    seen, layer = {}, language(model).layers[1]
+    first = language(model).layers[0]
     spy = first.register_forward_hook(lambda m, a, o: seen.update(stream=a[0]))
     with pruned(model, name, keep, **options) as trace:
         model(**inputs)

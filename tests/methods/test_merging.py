@@ -6,7 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import places, recording, relayed
-from twins import BOTH, DOTS, ELSEWHERE, HAVE_CLASS, QWEN, QWEN3, STAR, TALK, ask, built, cases
+from twins import (
+    BOTH,
+    DOTS,
+    ELSEWHERE,
+    HAVE_CLASS,
+    QWEN,
+    QWEN3,
+    STAR,
+    TALK,
+    ask,
+    built,
+    cases,
+    language,
+)
 
 from qvid_utils.algebra.cuts import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
@@ -137,7 +150,9 @@ def test_what_would_be_added_to_single_tokens_is_not_added_to_sums(family, name)
     """Refused, by whichever reason comes first, or no sum at all: then carried."""
     model, inputs = built(family), ask(STAR, model_type=family)
     early = r"merges tokens at layer [01], and qwen3.* adds a feature of each single token after "
-    reasons = f"{early}its first 2 layers|no class token|along several axes|no text tower"
+    reasons = (
+        f"{early}its first 2 layers|no class token|along several axes|no text tower|joins patches"
+    )
     if name in ("holov_received",):
         with pruned(model, name, KEEP):
             model(**inputs)
@@ -167,8 +182,10 @@ def test_later_cuts_know_reordered_tokens_by_their_numbers():
     assert after.scored.tolist() == before.scored[stands].tolist() != before.kept.tolist()
     assert after.kept.tolist() == after.scored[:4].tolist()
     door = {}
-    hook = model.base_model.language_model.layers[0].register_forward_pre_hook(
-        lambda module, args: door.update(stream=args[0])
+    hook = (
+        language(model)
+        .layers[0]
+        .register_forward_pre_hook(lambda module, args: door.update(stream=args[0]))
     )
     model(**inputs)
     hook.remove()

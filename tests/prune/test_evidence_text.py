@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracle import entering
-from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built
+from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, language
 
 from qvid_utils.algebra.cuts import at
 from qvid_utils.families import FAMILIES, projections
@@ -43,7 +43,7 @@ def test_the_words_are_what_the_model_computes(family, layer):
     with observed(model, *WORDS, layer=layer) as found:
         model(**inputs)
     assert len(found) == len(list(spans(inputs)))
-    norm = eager.base_model.language_model.norm
+    norm = language(eager).norm
     for (row, visual, text), one in zip(spans(inputs), found, strict=True):
         own = out.attentions[layer - 1][row]
         expected = {"text_rows_before": own[:, text][..., visual]}

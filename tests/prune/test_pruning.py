@@ -23,6 +23,7 @@ from twins import (
     HAVE_CLASS,
     MIXED,
     QWEN,
+    QWEN3,
     STAR,
     TALK,
     WITH_VIDEO,
@@ -30,6 +31,7 @@ from twins import (
     ask,
     built,
     cases,
+    language,
     tokenizer,
     twin,
 )
@@ -100,11 +102,17 @@ def stages(keep, n_visual, n_layers, layer=None):
     return Cut(1, max(1, n_visual * 6 // 10)), Cut(4, max(1, n_visual * 3 // 10)), Cut(6, 1)
 
 
+def stages_later(keep, n_visual, n_layers, layer=None):
+    """The same behind the first two layers, after which features of single tokens are added."""
+    first, *rest = stages(keep, n_visual, n_layers)
+    return Cut(2, first.keep), *rest
+
+
 def small(name: str, family: str = "llava") -> Method:
     """The method, with a rank that fits 16 tokens: at rank 16 they would all tie."""
     chosen = method(name, rank=4) if METHODS[name].params.get("rank") else METHODS[name]
     if isinstance(chosen.schedule, Staged) and family != "llava":
-        chosen = replace(chosen, schedule=stages)
+        chosen = replace(chosen, schedule=stages_later if family in QWEN3 else stages)
     if chosen.positions == "contiguous" and family in QWEN:
         chosen = replace(chosen, positions="original")
     return chosen
@@ -304,7 +312,7 @@ def test_contiguous_positions_at_the_door_are_a_shorter_prompt(family, kernel, c
     with pruned(model, "qvid", KEEP, layer=0, positions="contiguous") as trace:
         out = generate(model, inputs)
     embedded = {}
-    spy = model.base_model.language_model.register_forward_pre_hook(
+    spy = language(model).register_forward_pre_hook(
         lambda m, a, k: embedded.update(k), with_kwargs=True
     )
     model(**inputs)
@@ -319,7 +327,7 @@ def test_contiguous_positions_at_the_door_are_a_shorter_prompt(family, kernel, c
         short = embedded["inputs_embeds"][row, stays]
         tokens = out.sequences[row, ids.shape[1] : -1]
         short = torch.cat([short, model.get_input_embeddings()(tokens)])
-        logits = model.lm_head(model.base_model.language_model(inputs_embeds=short[None])[0])
+        logits = model.lm_head(language(model)(inputs_embeds=short[None])[0])
         assert difference(logits[0, -4:], torch.stack(out.logits, 1)[row]) <= EXACT
 
 
@@ -331,12 +339,12 @@ def test_contiguous_positions_inside_renumber_the_rotary_pair():
         return lambda m, a, k: seen.update({i: k["position_embeddings"]})
 
     with pruned(model, "qvid", KEEP, layer=3, positions="contiguous"):
-        layers = model.base_model.language_model.layers
+        layers = language(model).layers
         spies = [layers[i].register_forward_pre_hook(spy(i), with_kwargs=True) for i in (2, 3)]
         model(**inputs)
         for s in spies:
             s.remove()
-    rotary, dummy = model.base_model.language_model.rotary_emb, torch.zeros(1)
+    rotary, dummy = language(model).rotary_emb, torch.zeros(1)
     length = seen[3][0].shape[1]
     assert torch.equal(seen[3][0][1], rotary(dummy, torch.arange(length)[None])[0][0])
     words = [int(inputs["attention_mask"][row].sum()) - 9 for row in (0, 1)]
@@ -639,8 +647,10 @@ def test_a_selection_may_ask_for_evidence_and_merge():
     merging = replace(METHODS["qvid"], select=select)
     states = {}
     with pruned(model, merging, KEEP, layer=3):
-        spy = model.base_model.language_model.layers[3].register_forward_pre_hook(
-            lambda m, args: states.update(after=args[0])
+        spy = (
+            language(model)
+            .layers[3]
+            .register_forward_pre_hook(lambda m, args: states.update(after=args[0]))
         )
         hidden = model(**inputs, output_hidden_states=True).hidden_states[3]
         spy.remove()
@@ -907,7 +917,7 @@ def test_a_static_cache_can_be_used_again():
 def test_a_model_without_full_attention_is_refused():
     windows = {"layer_types": ["sliding_attention"] * LAYERS, "sliding_window": 8}
     model = twin()
-    vars(model.base_model.language_model.config).update(windows)
+    vars(language(model).config).update(windows)
     with refused("full attention", Unavailable):
         run(model, ask(STAR), "qvid", KEEP)
 
