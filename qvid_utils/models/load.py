@@ -142,8 +142,12 @@ def _locate(name: str) -> tuple[str, bool]:
         if not folder.is_dir():
             there = sorted((DATA / "tiny").glob("*/config.json"))
             known = [EMBEDDED + p.parent.name for p in there if _kind(p) in FAMILIES]
-            known = ", ".join(known) or "none in this checkout"
-            raise LoadError(f"{name}: no embedded model of that name; there is {known}")
+            if not known:
+                raise LoadError(
+                    f"{name}: the embedded models come with the checkout, not with the package: "
+                    "clone the repository and work there, or give a folder or a hub id"
+                )
+            raise LoadError(f"{name}: no embedded model of that name; there is {', '.join(known)}")
         return str(folder), True
     path = Path(name).expanduser()
     if path.is_dir():

@@ -20,7 +20,7 @@ from ..algebra.cuts import Infeasible, check_keep
 from ..algebra.tome import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 from ..families import Family, Unavailable
 from ..families.calls import instead
-from ..methods.keep_pooling import share_evenly
+from ..methods.floors import share_evenly
 
 __all__ = ["TowerSite"]
 

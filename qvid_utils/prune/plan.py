@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from ..algebra.cuts import Cut
 from ..algebra.selection import Kept
 from ..families import family_of
-from ..methods import Method
+from ..methods import Method, Rule
 from ..methods import method as find_method
 from ..methods.evidence import Evidence
-from ..methods.rules import Rule
 from .inside_tower import TowerSite
 
 __all__ = [

@@ -19,7 +19,7 @@ from ..benchmarks.scoring import value_of
 from ..run.cell import Cell
 from ..run.evaluate import evaluate
 from ..tables import schema as results
-from ..tables.statistics import compare
+from ..tables.statistics import paired
 
 __all__ = ["expected", "report"]
 
@@ -138,11 +138,11 @@ def _print(frame: pd.DataFrame, records: pd.DataFrame, suite: Suite, processor) 
         wanted = f"{row.paper} ± {WIDE * row.stderr:.1f}: {row.low:.1f} to {row.high:.1f}"
         verdict = "inside" if row.inside else "OUTSIDE"
         print(f"  {row.method}: {wanted}; F1 {row.F1:.1f}, accuracy {row.accuracy:.1f}: {verdict}")
-    both = compare(records, {"method": "qvid"}, {"method": FULL}).iloc[0]
+    both = paired(records, {"method": "qvid"}, {"method": FULL}).iloc[0]
     lost = frame.set_index("method")["paper"]
     print(f"  qvid minus full, accuracy: {both.difference:.1f} ({both.low:.1f} to {both.high:.1f}, "
-          f"paired); only qvid right {both.only_a}, only full {both.only_b}, "
-          f"McNemar's p {both.p:.2g}; the paper: {lost['qvid'] - lost[FULL]:.1f}")  # fmt: skip
+          f"paired); only qvid right {both.only_a}, only full {both.only_b}, McNemar's p "
+          f"{both.mcnemar:.2g}; the paper: {lost['qvid'] - lost[FULL]:.1f}")  # fmt: skip
 
 
 def _image(processor) -> int:

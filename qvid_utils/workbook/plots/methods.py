@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..tables.methods import GROUPS
+from ...methods import GROUPS
 from .base import BLUE, GREY, INK, ORANGE, PURPLE, VERMILION, WIDTH, _figure, _need, _title, styled
 
 __all__ = ["gains", "methods_by_group", "rank_intervals"]

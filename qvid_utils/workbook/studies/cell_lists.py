@@ -6,14 +6,13 @@ from typing import Any
 import pandas as pd
 
 from ...algebra.cuts import Cut
-from ...methods import METHODS, method
-from ...methods.rules import RULES
+from ...methods import METHODS, RULES, method
 from ..benchmarks.base import FULL
 from ..benchmarks.prompts import same_share
 from ..run.cell import Cell, grid, keeps_of
+from ..tables.beside_paper import PAPER_TOKENS
 from ..tables.paper_tables import CELL as PRINTED
 from ..tables.paper_tables import cells_of
-from ..tables.schema import PAPER_TOKENS
 from .equal_budgets import COMPARED, LEFT_OUT, entries, keep_after
 
 SEEDS = (1, 2)  # more shuffles of `random` beside its own, 0

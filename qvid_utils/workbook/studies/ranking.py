@@ -12,10 +12,10 @@ import pandas as pd
 from ...methods import METHODS
 from ..benchmarks.base import FULL, Suite
 from ..tables import schema as results
-from ..tables.methods import group
-from ..tables.report import differences, normalised
+from ..tables.conclusions import differences
+from ..tables.report import normalised
 from ..tables.schema import AVERAGE
-from ..tables.statistics import paired_difference
+from ..tables.statistics import paired
 from .equal_budgets import READINGS, Entry, at_budget
 
 __all__ = ["gains", "paper_order", "ranks", "standings"]
@@ -44,10 +44,7 @@ def standings(
         mean = normalised(chosen, suites)[["method", "keep", "mean_tokens", "value", "stderr", "n"]]
         gaps = differences(chosen, [suite.name for suite in suites], seed=seed)
         frame = pd.DataFrame(
-            [
-                (reading, e.budget, group(METHODS[e.method]), e.method, e.keep, e.floor)
-                for e in mine
-            ],
+            [(reading, e.budget, METHODS[e.method].group, e.method, e.keep, e.floor) for e in mine],
             columns=["reading", "budget", "group", "method", "asked_keep", "floor"],
         )
         keys = {"left_on": ["method", "budget"], "right_on": ["method", "keep"], "how": "left"}
@@ -82,7 +79,7 @@ def ranks(
         low, high = np.quantile(placed, [0.025, 0.975], axis=0)
         own = pd.DataFrame({"accuracy": 100 * right.mean(), "low": low, "high": high})
         own.insert(1, "rank", (-own["accuracy"]).round(9).rank())
-        own.insert(0, "group", [group(METHODS[name]) for name in own.index])
+        own.insert(0, "group", [METHODS[name].group for name in own.index])
         rows.append(own.reset_index().assign(reading=reading, budget=budget))
     frame = pd.concat(rows, ignore_index=True)
     return frame[["reading", "budget", "group", "method", "accuracy", "rank", "low", "high"]]
@@ -100,31 +97,17 @@ def gains(
     (of b), a and b (accuracy in %), difference, low, high (95 %), n. ValueError where a cell is
     missing, or one name fits several.
     """
-    rows = []
-    for name, budgets in pairs.items():
-        for budget, both in budgets.items():
-            a, b = (_cell(records, one) for one in both)
-            found = results.paired_bootstrap(
-                100 * a["score"], 100 * b["score"], groups=a["picture"], seed=seed
-            )
-            rows.append({
-                "name": name, "budget": budget, "mean_tokens": a["mean_tokens"].mean(),
-                "beside": b["mean_tokens"].mean(), "a": 100 * a["score"].mean(),
-                "b": 100 * b["score"].mean(),
-                **dict(zip(("difference", "low", "high"), found, strict=True)), "n": len(a),
-            })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _cell(records: pd.DataFrame, named: Mapping) -> pd.DataFrame:
-    chosen = records
-    for column, value in ({"variant": ""} | dict(named)).items():
-        same = chosen[column].isna() if value is None else chosen[column].eq(value).fillna(False)
-        chosen = chosen[same.astype(bool)]
-    if chosen.empty or chosen["sample"].duplicated().any():
-        what = "no cell" if chosen.empty else "several cells"
-        raise ValueError(f"{dict(named)}: {what} of that name; run python -m qvid_utils run")
-    return chosen.set_index("sample").sort_index()
+    ordered = records.sort_values("sample", kind="stable")
+    frame = pd.concat(
+        [
+            paired(ordered, *both, seed=seed).assign(name=name, budget=budget)
+            for name, budgets in pairs.items()
+            for budget, both in budgets.items()
+        ],
+        ignore_index=True,
+    ).rename(columns={"tokens_a": "mean_tokens", "tokens_b": "beside"})
+    shown = ["name", "budget", "mean_tokens", "beside", "a", "b", "difference", "low", "high", "n"]
+    return frame[shown]
 
 
 def paper_order(
@@ -152,14 +135,12 @@ def paper_order(
     for tokens, part in theirs[theirs["method"] != FULL].groupby("keep", sort=False):
         keep = round(tokens * whole / WHOLE)
         values = part.pivot(index="method", columns="benchmark", values="value")
-        ours = {m: own.set_index("sample").sort_index()
-                for m, own in chosen[chosen["keep"] == keep].groupby("method")}  # fmt: skip
-        for pair in combinations([m for m in values.index if m in ours], 2):
+        ours = chosen[chosen["keep"] == keep].sort_values("sample", kind="stable")
+        for pair in combinations([m for m in values.index if m in set(ours["method"])], 2):
             a, b = values.loc[pair[0]], values.loc[pair[1]]
             gap = (a - b)[AVERAGE] if AVERAGE in values else (a - b).dropna().mean()
             first, second = pair if gap >= 0 else pair[::-1]
-            x, y = ours[first], ours[second]
-            found = paired_difference(x, y, seed)
+            found = paired(ours, {"method": first}, {"method": second}, seed=seed).iloc[0]
             clear = gap != 0 and (found["low"] > 0 or found["high"] < 0)
             way = "same way" if found["difference"] > 0 else "other way"
             rows.append({

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..benchmarks.base import FULL, Suite
+from ..benchmarks.base import CELL, FULL, Suite
 from ..benchmarks.published import BENCHMARKS
 from ..benchmarks.scoring import error_of
 from . import schema as results
+from .beside_paper import average_rows
 from .failed_questions import counted
-from .report import shares, summary
+from .report import budgets_of, key_of, shares, summary
 from .schema import AVERAGE, PARTS
-from .statistics import plain_error
+from .statistics import EDGE, paired, plain_error
 
 __all__ = [
     "errors", "leads", "mean_tokens", "origins", "own_errors", "printed_only", "ranking",
@@ -76,7 +77,7 @@ def ranking(without: Sequence[str] = ("TextVQA",)) -> pd.DataFrame:
     printed = table[table["benchmark"] == AVERAGE].set_index(["method", "keep"])["value"]
     cells = cells[cells["benchmark"] != AVERAGE]
     left = [name for name in dict.fromkeys(cells["benchmark"]) if name not in without]
-    six, five = results.normalised(cells), results.normalised(cells, left)
+    six, five = average_rows(cells), average_rows(cells, left)
     frame = six[["keep", "method"]].assign(
         whose=six["quoted_from"].map(lambda x: "its authors' own paper" if "'" in x else _whose(x)),
         printed=[printed.get(pair) for pair in zip(six["method"], six["keep"], strict=True)],
@@ -136,7 +137,7 @@ def own_errors(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     method, n, pictures, accuracy (%), plain and over_pictures (points). Questions about one picture
     are not independent: the second is the one to use.
     """
-    rows, names = [], _budgets(records)
+    rows, names = [], budgets_of(records)
     for row in summary(records, suites).query("metric == 'accuracy'").itertuples():
         mine = records[(records["suite"] == row.benchmark) & (records["method"] == row.method)]
         for name in names if row.method != FULL else ():
@@ -151,11 +152,6 @@ def own_errors(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _budgets(records: pd.DataFrame) -> list[str]:
-    """The columns that hold a cell's budget: a count or, where there are such, a share."""
-    return [name for name in ("keep", "retention_pct") if name in records]
-
-
 @counted()
 def leads(records: pd.DataFrame, suites: Sequence[Suite], method: str = "qvid") -> pd.DataFrame:
     """Avg of `method` minus Avg of every other cell of its budget, in % of the unpruned model.
@@ -164,30 +160,15 @@ def leads(records: pd.DataFrame, suites: Sequence[Suite], method: str = "qvid") 
     budgets as shares), method, lead, stderr (over pictures, of the difference: both answered the
     same questions), low and high (95 %), n. ValueError where a budget has no cell of the method.
     """
-    names = _budgets(records)
-    cells = [
-        (labels, part, value, pull)
-        for labels, part, value, pull in shares(records, suites)
-        if labels["method"] != FULL
-    ]
+    names = [name for name in CELL if name in records]
+    averages = {key_of(labels): rest for labels, _, *rest in shares(records, suites)}
 
-    def budget(labels: dict) -> tuple:
-        return tuple(None if pd.isna(labels[name]) else labels[name] for name in names)
+    def lead(ours: pd.DataFrame, theirs: pd.DataFrame, seed: int) -> dict[str, float]:
+        mine, its = (averages[key_of(side.iloc[0][names].to_dict())] for side in (ours, theirs))
+        gap, error = mine[0] - its[0], error_of(mine[1].sub(its[1], fill_value=0.0))
+        interval = {"low": gap - EDGE * error, "high": gap + EDGE * error}
+        return {"lead": gap, "stderr": error, **interval, "n": len(theirs)}
 
-    own = {budget(labels): (value, pull) for labels, _, value, pull in cells
-           if labels["method"] == method}  # fmt: skip
-    rows = []
-    for labels, part, value, pull in cells:
-        at = dict(zip(names, budget(labels), strict=True))
-        if budget(labels) not in own:
-            told = ", ".join(f"{name}={value}" for name, value in at.items() if value is not None)
-            raise ValueError(f"leads needs records of {method!r} at {told}")
-        if labels["method"] == method:
-            continue
-        mine, its = own[budget(labels)]
-        lead, error = mine - value, error_of(its.sub(pull, fill_value=0.0))
-        rows.append({**at, "method": labels["method"], "lead": lead, "stderr": error,
-                     "low": lead - 1.96 * error, "high": lead + 1.96 * error,
-                     "n": len(part)})  # fmt: skip
-    frame = pd.DataFrame(rows)
+    pruned, own = records[records["method"] != FULL], {"method": method}
+    frame = paired(pruned, own, by=budgets_of(records), cell=["method"], measure=lead)
     return frame.astype({"keep": "Int64"}) if "retention_pct" in frame else frame

@@ -1,4 +1,4 @@
-"""Numbers as long tables: one schema, the papers' tables, averages, ours beside theirs, intervals.
+"""Numbers as long tables: one schema, its files, the papers' tables, and tables for readers.
 
 A result is one row of `COLUMNS`; `data/README.md` is the dictionary of these columns. The papers'
 tables lie in `data/paper/` and are read with `paper`, never written. Every function takes and
@@ -7,7 +7,7 @@ returns plain pandas frames.
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from ...paths import DATA, figures_dir
-from ..benchmarks.base import FULL, PAPER_BENCHMARKS
 
 #: Column of a result row -> kind ("text", "int", "float", "rank").
 SCHEMA: Mapping[str, str] = MappingProxyType({
@@ -41,21 +40,9 @@ PAPER_MODELS: Mapping[str, str] = MappingProxyType(
         "llava-hf/llava-onevision-qwen2-7b-ov-hf": "LLaVA-OneVision-7B",
     }
 )
-#: Visual tokens of a paper's model whose unpruned row is absent from some of its tables.
-PAPER_TOKENS: Mapping[str, int] = MappingProxyType({"LLaVA-1.5-7B": 576})
 #: Parts of a benchmark that stand beside its total in a table and are not averaged again.
 PARTS = ("VideoMME-Short", "VideoMME-Medium", "VideoMME-Long")
 AVERAGE = "Avg"
-
-#: Metrics that compare with the unpruned model already.
-RELATIVE = ("normalised", "reduction", "speedup", "token_ratio", "latency_ratio",
-            "throughput_ratio", "kernel_time_ratio")  # fmt: skip
-
-_SOURCE = re.compile(r"(paper|measured)\b")
-_MISSING = -1.0  # stands for "empty" in keys: no budget, layer or rank is negative
-
-
-# ---------------------------------------------------------------- the schema
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,60 +61,51 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     absent = [c for c in REQUIRED if c not in frame.columns]
     if absent:
         raise ValueError(f"missing column(s) {absent}; every result needs {list(REQUIRED)}")
-    out = pd.DataFrame(index=range(len(frame)))
-    for name, kind in SCHEMA.items():
-        cells = frame[name].tolist() if name in frame.columns else [None] * len(frame)
-        out[name] = _typed(name, kind, cells)
-    _check(out)
+    given = frame.reset_index(drop=True).reindex(columns=COLUMNS).astype("object")
+    given = given.mask(given.isna() | (given == ""), None)
+    out = pd.DataFrame({name: _typed(given[name], kind) for name, kind in SCHEMA.items()})
+    for name in REQUIRED:
+        if given[name].isna().any():
+            row = int(given[name].isna().idxmax())
+            raise ValueError(f"{name} is empty in row {row}; it is required")
+    wrong = ~out["source"].str.match(r"(paper|measured)\b").astype(bool)
+    if wrong.any():
+        came = out.loc[wrong, "source"].iloc[0]
+        raise ValueError(f"source={came!r}; it begins with 'paper' or 'measured'")
+    if (twice := out.duplicated(list(KEY))).any():
+        row = given.loc[twice.idxmax(), list(KEY)].dropna()
+        shown = ", ".join(f"{k}={v}" for k, v in row.items())
+        raise ValueError(f"duplicate key: {shown}; a measurement stands in one row only")
     return out
 
 
-def _empty(cell) -> bool:
-    return cell is None or cell is pd.NA or cell == "" or (isinstance(cell, float) and cell != cell)
-
-
-def _typed(name: str, kind: str, cells: list) -> pd.Series:
+def _typed(cells: pd.Series, kind: str) -> pd.Series:
+    """A column in the schema's type; refuses what is not finite, not whole (int) or below zero."""
     if kind == "text":
-        return pd.Series(["" if _empty(c) else str(c) for c in cells], dtype="object")
-    numbers = [None if _empty(c) else _number(name, kind, c, i) for i, c in enumerate(cells)]
-    if kind == "int":
-        return pd.Series(numbers, dtype="Int64")
-    return pd.Series([np.nan if x is None else x for x in numbers], dtype="float64")
+        return cells.map(str, na_action="ignore").fillna("").astype("object")
+    x = cells.map(_float, na_action="ignore").astype("float64")
+    whole = x == x.round()
+    faults = {
+        "is not a number": x.isna() & cells.notna(),
+        "is not finite": np.isinf(x),
+        "is not a whole number": (kind == "int") & x.notna() & ~whole,
+        "is neither a whole number >= 1 nor a share in (0, 1)": (kind == "rank")
+        & ((x <= 0) | ((x >= 1) & ~whole)),
+        "is negative": (cells.name != "value") & (x < 0),
+        "is outside (0, 100]": (cells.name == "retention_pct") & ((x <= 0) | (x > 100)),
+    }
+    for fault, where in faults.items():
+        if where.any():
+            row = int(where.idxmax())
+            raise ValueError(f"{cells.name}={cells[row]!r} in row {row} {fault}")
+    return x.astype("Int64") if kind == "int" else x
 
 
-def _number(name: str, kind: str, cell, row: int):
-    """One cell as a number; refuses what is not finite, not whole (int) or below zero."""
+def _float(cell) -> float:
     try:
-        x = float(cell)
+        return float(cell)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}={cell!r} in row {row} is not a number") from None
-    if not np.isfinite(x):
-        raise ValueError(f"{name}={cell!r} in row {row} is not finite")
-    if kind == "int" and x != int(x):
-        raise ValueError(f"{name}={cell!r} in row {row} is not a whole number")
-    if kind == "rank" and not (0 < x < 1 or (x >= 1 and x == int(x))):
-        raise ValueError(f"rank={cell!r} in row {row}: a whole number >= 1 or a share in (0, 1)")
-    if name != "value" and x < 0:
-        raise ValueError(f"{name}={cell!r} in row {row} is negative")
-    if name == "retention_pct" and not 0 < x <= 100:
-        raise ValueError(f"retention_pct={cell!r} in row {row} is outside (0, 100]")
-    return int(x) if kind == "int" else x
-
-
-def _check(frame: pd.DataFrame) -> None:
-    for name in REQUIRED:
-        blank = frame[name].isna() | (frame[name].astype(str) == "")
-        if blank.any():
-            raise ValueError(f"{name} is empty in row {int(blank.idxmax())}; it is required")
-    wrong = ~frame["source"].map(lambda s: bool(_SOURCE.match(s))).astype(bool)
-    if wrong.any():
-        came = frame.loc[wrong, "source"].iloc[0]
-        raise ValueError(f"source={came!r}; it begins with 'paper' or 'measured'")
-    twice = frame.duplicated(list(KEY))
-    if twice.any():
-        row = frame.loc[twice.idxmax(), list(KEY)]
-        shown = ", ".join(f"{k}={row[k]}" for k in KEY if not _empty(row[k]))
-        raise ValueError(f"duplicate key: {shown}; a measurement stands in one row only")
+        return np.nan
 
 
 def read(path: str | Path) -> pd.DataFrame:
@@ -169,25 +147,12 @@ def write(frame: pd.DataFrame, path: str | Path, *, order: str = "key") -> Path:
     return path
 
 
-def _cell(x, whole: bool = False) -> str:
-    """One value as text: empty for missing, shortest round-trip form for a float."""
-    if _empty(x):
-        return ""
-    if isinstance(x, (bool, np.bool_)):
-        return str(bool(x))
-    if isinstance(x, (float, np.floating)):
-        x = float(x)
-        return str(int(x)) if whole and x == int(x) else repr(x)
-    return str(x)
-
-
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow([str(c) for c in frame.columns])
-        whole = [c == "rank" for c in frame.columns]
-        columns = [[_cell(x, w) for x in frame.iloc[:, i]] for i, w in enumerate(whole)]
-        rows.writerows(zip(*columns, strict=True))
+    """A CSV with LF, floats in their shortest round-trip form, and whole ranks as such."""
+    if "rank" in frame:
+        rank = [int(r) if pd.notna(r) and r == int(r) else r for r in frame["rank"]]
+        frame = frame.assign(rank=pd.Series(rank, frame.index, dtype="object"))
+    frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------- the papers' tables
@@ -213,426 +178,6 @@ def peers() -> pd.DataFrame:
     return pd.concat([read(path) for path in files], ignore_index=True)
 
 
-def _budgets(frame: pd.DataFrame) -> pd.Series:
-    """Share of visual tokens kept in %, to one decimal as the papers print it.
-
-    `retention_pct` where given, else keep over the keep of the full row of the same model.
-    """
-    full = frame[(frame.method == FULL) & frame.keep.notna()]
-    whole = {**PAPER_TOKENS, **full.groupby("model").keep.max().to_dict()}
-    shares = []
-    for row in frame.itertuples():
-        if not np.isnan(row.retention_pct):
-            shares.append(round(row.retention_pct, 1))
-        elif row.method == FULL:
-            shares.append(100.0)
-        elif row.keep is pd.NA:
-            raise ValueError(f"no budget for {row.method}: give keep or retention_pct")
-        elif row.model not in whole:
-            raise ValueError(
-                f"keep={row.keep} of how many? add a row of method '{FULL}' with keep for "
-                f"{row.model}, or give retention_pct"
-            )
-        else:
-            shares.append(round(100 * row.keep / whole[row.model], 1))
-    return pd.Series(shares, index=frame.index, dtype="float64")
-
-
-def normalised(frame: pd.DataFrame, over: Iterable[str] | None = None) -> pd.DataFrame:
-    """The papers' Avg: mean over benchmarks of value / value of the full model, in %.
-
-    over: benchmarks to average (all but Avg and `PARTS` if None), one metric each. Returns one
-    row per cell, benchmark "Avg", metric "normalised", unit "%", in order of appearance. Raises
-    ValueError for an unknown benchmark, two metrics of one benchmark, a cell that lacks one, and a
-    full model that is missing or scores zero. Source: QViD, captions of Tables 4, 6 and 10.
-    """
-    frame = tidy(frame)
-    present = list(dict.fromkeys(b for b in frame.benchmark if b != AVERAGE and b not in PARTS))
-    names = present if over is None else list(dict.fromkeys(over))
-    unknown = [b for b in names if b not in set(frame.benchmark)]
-    if unknown or not names:
-        raise ValueError(f"no benchmark {unknown or names} in the frame; it has {present}")
-    rows = frame[frame.benchmark.isin(names)]
-    for name, metrics in rows.groupby("benchmark").metric.unique().items():
-        if len(metrics) > 1:
-            raise ValueError(f"{name} has the metrics {sorted(metrics)}; keep one of them")
-    setting = ["table", "model", "seed", "device", "dtype", "source"]
-    full = _full_values(rows, setting)
-    cell = [k for k in KEY if k not in ("benchmark", "metric")]
-    out = []
-    for _, group in rows.groupby(cell, sort=False, dropna=False):
-        values = dict(zip(group.benchmark, group.value, strict=True))
-        first = group.iloc[0]
-        lacks = [b for b in names if b not in values]
-        if lacks:
-            raise ValueError(f"{first.method} (keep={first.keep}) has no value for {lacks}")
-        at = tuple(_key(first[k]) for k in setting)
-        shares = [100 * values[b] / _of_full(full, at, b) for b in names]
-        out.append({**first.to_dict(), "benchmark": AVERAGE, "metric": "normalised",
-                    "value": float(np.mean(shares)), "unit": "%", "n": None, "stderr": None,
-                    "printed": ""})  # fmt: skip
-    return tidy(pd.DataFrame(out, columns=COLUMNS))
-
-
-def _key(x):
-    return _MISSING if _empty(x) else x
-
-
-def _full_values(rows: pd.DataFrame, setting: list[str]) -> dict[tuple, float]:
-    found: dict[tuple, float] = {}
-    for row in rows[rows.method == FULL].itertuples():
-        key = (*(_key(getattr(row, k)) for k in setting), row.benchmark)
-        if key in found:
-            raise ValueError(f"two rows of method '{FULL}' for {row.benchmark}; keep one of them")
-        found[key] = row.value
-    return found
-
-
-def _of_full(full: Mapping[tuple, float], at: tuple, benchmark: str) -> float:
-    value = full.get((*at, benchmark))
-    if value is None:
-        raise ValueError(f"no row of method '{FULL}' for {benchmark} of {at[1]} to normalise by")
-    if value == 0:
-        raise ValueError(f"the full model scores 0 on {benchmark}: nothing to normalise by")
-    return value
-
-
-# ---------------------------------------------------------------- ours beside theirs
-
-
-def beside_paper(
-    measured: pd.DataFrame,
-    table: int | str | pd.DataFrame,
-    *,
-    metrics: Mapping[str, str] | None = None,
-    by: str = "share",
-) -> pd.DataFrame:
-    """The paper's table and ours, row beside row: paper | measured | difference.
-
-    Rows meet on method, budget, rank, layer and benchmark (an embedded suite meets the benchmark
-    that it stands for). Where model and every benchmark are the paper's own, the columns are
-    `paper`, `measured`, `difference` (measured - paper, in `unit`); else nothing is subtracted and
-    the columns are `paper_pct_of_full`, `measured_pct_of_full`, each side in % of its own
-    unpruned model. `stderr` follows the measured column, `n` is its number of samples. Rows of one
-    side only stay, with the other side empty. Avg is taken over the benchmarks that both sides
-    have; where these are not all of the paper's, its row is "Avg over common" on both sides.
-
-    measured: results of one model and setting, with its unpruned rows (method "full") where it
-    is not the paper's model. table: a name as in `paper`, or its frame. metrics: benchmark ->
-    metric of ours that stands for the paper's number, needed where ours has several. by: "share"
-    meets budgets by the share of tokens kept, "order" by their order (Table 2b's printed ratios
-    are not certain). A table's layers and ranks are joined as numbers: rename ours first where a
-    layer stands for another depth.
-    """
-    theirs = tidy(table) if isinstance(table, pd.DataFrame) else paper(table)
-    ours = tidy(measured).assign(own_metric=lambda f: f.metric)
-    if ours.empty:
-        raise ValueError("no measured rows: nothing to put beside the paper")
-    for column in ("model", "device", "dtype", "seed"):
-        several = ours[column].dropna().unique()
-        if len(several) > 1:
-            raise ValueError(f"measured holds {column} = {sorted(several)}; pass one at a time")
-    theirs, ours = _sides(theirs, ours, dict(metrics or {}), by)
-    same = PAPER_MODELS.get(ours.model.iloc[0], ours.model.iloc[0]) == theirs.model.iloc[0]
-    same = same and not ours.suite.isin(list(PAPER_BENCHMARKS)).any()
-    if not same:
-        theirs, ours = _percent_of_full(theirs, printed=True), _percent_of_full(ours)
-    keys = ["method", "budget_pct", "layer", "rank", "benchmark", "metric"]
-    left = theirs[[*keys, "keep", "unit", "value"]].rename(
-        columns={"keep": "keep_paper", "value": "paper"}
-    )
-    right = ours[[*keys, "keep", "unit", "suite", "own_metric", "value", "stderr", "n"]].rename(
-        columns={"keep": "keep_measured", "value": "measured", "unit": "unit_measured"}
-    )
-    both = left.merge(right, on=keys, how="outer", validate="one_to_one")
-    odd = both[both.unit.notna() & both.unit_measured.notna() & (both.unit != both.unit_measured)]
-    if len(odd):
-        at = odd.iloc[0]
-        raise ValueError(
-            f"{at.benchmark} ({at.metric}) is in {at.unit!r} in the paper and in "
-            f"{at.unit_measured!r} in measured; convert measured first"
-        )
-    both["unit"] = both["unit"].fillna(both.pop("unit_measured"))
-    both = _in_order(both, theirs, ours)
-    both["metric"] = both.pop("own_metric").fillna(both.metric)
-    both["layer"], both["rank"] = (both[k].replace(_MISSING, np.nan) for k in ("layer", "rank"))
-    both["layer"] = both["layer"].astype("Int64")
-    both["suite"] = both["suite"].fillna("")
-    if same:
-        both["difference"] = both.measured - both.paper
-    shown = ["paper", "measured", "difference"] if same else ["paper", "measured"]
-    head = ["method", "budget_pct", "keep_paper", "keep_measured", "layer", "rank", "benchmark",
-            "suite", "metric", "unit"]  # fmt: skip
-    both = both[[*head, *shown, "stderr", "n"]]
-    return both if same else both.rename(columns={k: f"{k}_pct_of_full" for k in shown})
-
-
-def _sides(theirs, ours, metrics, by):
-    """Both sides with `budget_pct`, `suite`, one metric per number, an Avg of what is common."""
-    if by not in ("share", "order"):
-        raise ValueError(f"by={by!r}; it is 'share' or 'order'")
-    ours = ours.assign(suite=ours.benchmark, benchmark=ours.benchmark.replace(PAPER_BENCHMARKS))
-    ours = _one_metric(theirs, ours, metrics)
-    theirs = theirs.assign(suite="", own_metric=theirs.metric)
-    theirs["budget_pct"], ours["budget_pct"] = _budgets(theirs), _budgets(ours)
-    if by == "order":
-        ours = _by_order(theirs, ours)
-    for frame in (theirs, ours):
-        for key in ("layer", "rank"):
-            frame[key] = frame[key].astype("float64").fillna(_MISSING)
-    for key in ("layer", "rank"):  # a column that the table leaves empty does not tell rows apart
-        if (theirs[key] == _MISSING).all():
-            ours[key] = _MISSING
-        else:  # the unpruned model and other rules have no rank of their own in the table
-            plain = set(theirs.method) - set(theirs.loc[theirs[key] != _MISSING, "method"])
-            ours.loc[ours.method.isin(plain), key] = _MISSING
-    keys = ["method", "budget_pct", "layer", "rank", "benchmark", "metric"]
-    twice = ours.duplicated(keys, keep=False)
-    if twice.any():
-        at = ours[twice].iloc[0]
-        differ = [c for c in ("table", "variant", "keep", "source") if ours[twice][c].nunique() > 1]
-        raise ValueError(
-            f"several measured rows for {at.method} at {at.budget_pct} % on {at.benchmark}; they "
-            f"may differ in {differ or ['layer', 'rank']}: filter measured to one of them"
-        )
-    return _with_average(theirs, ours)
-
-
-def _one_metric(theirs, ours, metrics):
-    """Keep of ours one metric per number of the paper's, under the paper's name for it."""
-    rows = []
-    for name, group in ours.groupby("benchmark", sort=False):
-        mine = list(group.metric.unique())
-        yours = list(theirs.loc[theirs.benchmark == name, "metric"].unique())
-        if len(yours) > 1 or (len(yours) == 1 and yours[0] in mine):
-            rows.append(group[group.metric.isin(yours)] if yours else group)
-            continue
-        wanted = metrics.get(name, metrics.get(group.suite.iloc[0]))
-        if wanted is None and len(mine) > 1:
-            raise ValueError(
-                f"{name} was measured as {sorted(mine)}; say which stands beside the paper's "
-                f"number, such as metrics={{{name!r}: {mine[0]!r}}}"
-            )
-        if wanted is not None and wanted not in mine:
-            raise ValueError(f"metrics: {name} has no {wanted!r}; measured are {sorted(mine)}")
-        group = group[group.metric == (wanted or mine[0])]
-        rows.append(group.assign(metric=yours[0] if yours else group.metric))
-    return pd.concat(rows).sort_index()
-
-
-def _by_order(theirs, ours):
-    """Give our budgets the paper's shares, largest to largest, the unpruned model apart."""
-    a = sorted(set(theirs.loc[theirs.method != FULL, "budget_pct"]), reverse=True)
-    b = sorted(set(ours.loc[ours.method != FULL, "budget_pct"]), reverse=True)
-    if len(a) != len(b):
-        raise ValueError(f"by='order' needs as many budgets on both sides: paper {a}, measured {b}")
-    named = dict(zip(b, a, strict=True))
-    pruned = ours.method != FULL
-    ours.loc[pruned, "budget_pct"] = ours.loc[pruned, "budget_pct"].map(named)
-    return ours
-
-
-def _with_average(theirs, ours):
-    averaged = [b for b in dict.fromkeys(theirs.benchmark) if b not in (AVERAGE, *PARTS)]
-    common = [b for b in averaged if b in set(ours.benchmark)]
-    if AVERAGE not in set(theirs.benchmark) or AVERAGE in set(ours.benchmark) or not common:
-        return theirs, ours
-    if FULL not in set(ours.method):
-        return theirs, ours
-    label = AVERAGE if common == averaged else f"{AVERAGE} over common"
-    ours = pd.concat([ours, _average(ours, common, label)], ignore_index=True)
-    if label != AVERAGE:
-        theirs = pd.concat([theirs, _average(theirs, common, label)], ignore_index=True)
-    return theirs, ours
-
-
-def _average(side, names, label):
-    """Avg rows of one side of the join, whose layer and rank are already filled."""
-    full = side[side.method == FULL].set_index("benchmark").value
-    rows = []
-    for _, group in side.groupby(["method", "budget_pct", "layer", "rank"], sort=False):
-        values = group.set_index("benchmark").value
-        if all(b in values.index and b in full.index for b in names):
-            share = float(np.mean([100 * values[b] / full[b] for b in names]))
-            rows.append({**group.iloc[0].to_dict(), "benchmark": label, "suite": "",
-                         "metric": "normalised", "own_metric": "normalised", "unit": "%",
-                         "value": share,
-                         "stderr": np.nan, "n": pd.NA})  # fmt: skip
-    return pd.DataFrame(rows, columns=side.columns).astype(side.dtypes.to_dict())
-
-
-def _percent_of_full(side, printed=False):
-    """Values and their errors in % of the unpruned model; what is `RELATIVE` already stays.
-
-    A number whose unpruned value the paper does not print becomes empty; ours must have one. The
-    errors are those of the pruned value alone, the unpruned one taken as known; its own share is
-    100 without an error. `paired_bootstrap` gives the interval of a difference.
-    """
-    full = side[side.method == FULL].set_index(["benchmark", "metric"]).value.to_dict()
-    scale = []
-    for row in side.itertuples():
-        whole = full.get((row.benchmark, row.metric), 0.0)
-        if row.metric in RELATIVE:
-            scale.append(1.0)
-        elif whole > 0:
-            scale.append(100 / whole)
-        elif printed and full:
-            scale.append(np.nan)
-        else:
-            raise ValueError(
-                f"{'the paper' if printed else 'measured'} has no row of method '{FULL}' above 0 "
-                f"for {row.benchmark} ({row.metric}), so nothing to take a share of"
-            )
-    unit = side.unit.where(side.metric.isin(RELATIVE), "% of full")
-    errors = (side.stderr * scale).where((side.method != FULL) | side.metric.isin(RELATIVE))
-    return side.assign(value=side.value * scale, stderr=errors, unit=unit)
-
-
-def _in_order(both, theirs, ours):
-    """Rows as the paper prints them: budgets, then methods, then columns; ours alone come last."""
-    ranked = both.assign(full=both.method != FULL)
-    for key in ("budget_pct", "method", "benchmark", "metric"):
-        seen = list(dict.fromkeys([*theirs[key], *ours[key]]))
-        ranked[f"{key}_place"] = ranked[key].map({v: i for i, v in enumerate(seen)})
-    places = ["full", "budget_pct_place", "method_place", "layer", "rank", "benchmark_place",
-              "metric_place"]  # fmt: skip
-    order = ranked.sort_values(places, kind="stable").index
-    return both.loc[order].reset_index(drop=True)
-
-
-def wide(beside: pd.DataFrame) -> pd.DataFrame:
-    """What `beside_paper` gives, in the shape of a printed table: one line per method and budget.
-
-    Columns are method, budget_pct, layer and rank where used, then "GQA paper", "GQA measured",
-    "GQA difference" (or "GQA paper, % of full" …) for each benchmark, in the paper's order.
-    """
-    shown = [c for c in beside.columns if c.split("_pct_of_full")[0] in
-             ("paper", "measured", "difference")]  # fmt: skip
-    if not shown:
-        raise ValueError("wide takes the frame that beside_paper returns")
-    keys = ["method", "budget_pct"]
-    keys += [k for k in ("layer", "rank") if beside[k].notna().any()]
-    several = beside.duplicated([*keys, "benchmark"]).any()
-    lines: dict[tuple, dict] = {}
-    names: dict[str, None] = {}
-    for row in beside.to_dict("records"):
-        line = lines.setdefault(tuple(_key(row[k]) for k in keys), {k: row[k] for k in keys})
-        title = f"{row['benchmark']} {row['metric']}" if several else row["benchmark"]
-        for column in shown:
-            name = f"{title} {column.replace('_pct_of_full', ', % of full')}"
-            names[name], line[name] = None, row[column]
-    return pd.DataFrame(list(lines.values()), columns=[*keys, *names])
-
-
-# ---------------------------------------------------------------- uncertainty
-
-
-def f1(rows: np.ndarray) -> float:
-    """F1 of "yes": 2·TP / (2·TP + FP + FN), in [0, 1]; 0 where nobody says yes.
-
-    rows (n, 2) of 0/1 or bool: said yes, is yes.
-    """
-    rows = np.asarray(rows, dtype="float64")
-    yes = rows.sum()
-    return float(2 * (rows[:, 0] * rows[:, 1]).sum() / yes) if yes else 0.0
-
-
-def standard_error(
-    samples, statistic: Callable = np.mean, *, groups=None, n_boot: int = 2000, seed: int = 0
-) -> float:
-    """Standard error of a statistic over samples, in the samples' unit.
-
-    For the mean without groups: standard deviation (n - 1) / sqrt(n). For anything else (`f1`,
-    or samples that share a picture: `groups`) the standard deviation of bootstrap replicates.
-    samples (n,) or (n, k). Raises ValueError for fewer than two samples and for NaN.
-    """
-    values = _samples(samples, "samples")
-    if statistic is np.mean and groups is None:
-        if values.ndim != 1:
-            raise ValueError(f"the mean takes samples of shape (n,), not {values.shape}")
-        return float(values.std(ddof=1) / np.sqrt(len(values)))
-    return float(np.std(_replicates([values], statistic, groups, n_boot, seed)[0], ddof=1))
-
-
-def paired_bootstrap(
-    a,
-    b,
-    statistic: Callable = np.mean,
-    n_boot: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    groups=None,
-) -> tuple[float, float, float]:
-    """Difference statistic(a) - statistic(b) on the same samples, with its percentile interval.
-
-    a, b: (n,) or (n, k) in the same order (for pandas objects: with equal indexes), row i of both
-    from sample i; each replicate draws the same rows of both. statistic: rows -> number; np.mean
-    and `f1` are vectorised, any other callable works. groups (n,): samples that share a picture
-    are drawn together. Returns (difference, low, high). Raises ValueError for unaligned samples,
-    NaN, fewer than two samples or groups, and a confidence outside (0, 1).
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}; it lies between 0 and 1, such as 0.95")
-    framed = (pd.Series, pd.DataFrame)
-    if isinstance(a, framed) and isinstance(b, framed) and not a.index.equals(b.index):
-        raise ValueError("unaligned samples: a and b have different indexes; align them by id")
-    x, y = _samples(a, "a"), _samples(b, "b")
-    if x.shape != y.shape:
-        raise ValueError(f"unaligned samples: a has shape {x.shape}, b {y.shape}")
-    first, second = _replicates([x, y], statistic, groups, n_boot, seed)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(first - second, [tail, 1 - tail])
-    return float(statistic(x) - statistic(y)), float(low), float(high)
-
-
-def _samples(samples, name: str) -> np.ndarray:
-    values = np.asarray(samples, dtype="float64")
-    if values.ndim not in (1, 2) or len(values) < 2:
-        raise ValueError(f"{name} has shape {values.shape}; needed are at least two samples")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds NaN or infinity; score every sample first")
-    return values
-
-
-def _replicates(sides: list[np.ndarray], statistic, groups, n_boot: int, seed: int):
-    """Bootstrap replicates (n_boot,) of each side, all sides from the same draws."""
-    if n_boot < 2:
-        raise ValueError(f"n_boot={n_boot}; at least 2 replicates are needed")
-    n = len(sides[0])
-    members = np.arange(n) if groups is None else pd.factorize(np.asarray(groups))[0]
-    if len(members) != n or (members < 0).any():
-        raise ValueError(f"groups needs one name for each of the {n} samples, none missing")
-    units = int(members.max()) + 1
-    if units < 2:
-        raise ValueError("one group only: nothing to resample")
-    rng = np.random.default_rng(seed)
-    step = max(1, 1_000_000 // units)  # draws at a time, so that memory stays small
-    fast = [_sums(side, statistic, members, units) for side in sides]
-    rows = None if all(fast) else [np.flatnonzero(members == u) for u in range(units)]
-    out: list[list[np.ndarray]] = [[] for _ in sides]
-    for start in range(0, n_boot, step):
-        draws = rng.integers(0, units, size=(min(step, n_boot - start), units))
-        for side, sums, replicates in zip(sides, fast, out, strict=True):
-            if sums:
-                top, bottom = (part[draws].sum(axis=1) for part in sums)
-                replicates.append(np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0))
-            else:
-                picked = (np.concatenate([rows[u] for u in draw]) for draw in draws)
-                replicates.append(np.array([float(statistic(side[i])) for i in picked]))
-    return [np.concatenate(replicates) for replicates in out]
-
-
-def _sums(side: np.ndarray, statistic, members, units):
-    """A mean and an F1 are ratios of two sums over samples: those sums per unit, else None."""
-    if statistic is np.mean and side.ndim == 1:
-        top, bottom = side, np.ones(len(side))
-    elif statistic is f1 and side.ndim == 2:
-        top, bottom = 2 * side[:, 0] * side[:, 1], side.sum(axis=1)
-    else:
-        return None
-    return tuple(np.bincount(members, weights=part, minlength=units) for part in (top, bottom))
-
-
 # ---------------------------------------------------------------- tables for readers
 
 
@@ -652,13 +197,28 @@ def save_table(
     folder = Path(figures_dir(profile))
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(plain, folder / f"{name}.csv")
-    cells = [_shown(plain.iloc[:, i]) for i in range(plain.shape[1])]
-    lines = [list(line) for line in zip(*cells, strict=True)]
-    right = [pd.api.types.is_numeric_dtype(plain.iloc[:, i]) for i in range(plain.shape[1])]
-    for suffix, render in (("md", _markdown), ("tex", _latex)):
-        text = render(list(plain.columns), lines, right, caption, name)
-        (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
+    right = [pd.api.types.is_numeric_dtype(kind) for kind in plain.dtypes]
+    cells = {i: _shown(plain.iloc[:, i]) for i in range(plain.shape[1])}
+    shown = pd.DataFrame(cells).set_axis(plain.columns, axis=1)
+    bars = shown.replace({r"\|": r"\|", "\n": " "}, regex=True)
+    sides = ["right" if number else "left" for number in right]
+    text = bars.to_markdown(index=False, colalign=sides, disable_numparse=True)
+    text = f"{caption}\n\n{text}\n" if caption else f"{text}\n"
+    (folder / f"{name}.md").write_text(text, encoding="utf-8", newline="\n")
+    style = shown.style.hide(axis="index").format(escape="latex")
+    text = style.format_index(escape="latex", axis=1).to_latex(
+        hrules=True, position_float="centering", label=f"tab:{name}",
+        column_format="".join("r" if number else "l" for number in right),
+        caption=re.sub(r"([%&#_])", r"\\\1", caption) or None,
+    ).translate(str.maketrans(SIGNS))  # fmt: skip
+    (folder / f"{name}.tex").write_text(text, encoding="utf-8", newline="\n")
     return frame
+
+
+#: Signs of a table that pdflatex does not know.
+SIGNS = {"–": "--", "±": r"$\pm$", "×": r"$\times$", "²": r"\textsuperscript{2}", "σ": r"$\sigma$",
+         "ℓ": r"$\ell$", "↓": r"$\downarrow$", "τ": r"$\tau$", "α": r"$\alpha$", "≥": r"$\ge$",
+         "≤": r"$\le$", "−": "-"}  # fmt: skip
 
 
 def _flat(column) -> str:
@@ -666,42 +226,10 @@ def _flat(column) -> str:
 
 
 def _shown(column: pd.Series) -> list[str]:
+    """The cells of a column as text; a dash for what is missing."""
     if not pd.api.types.is_float_dtype(column):
-        return ["–" if _empty(x) else _cell(x) for x in column]
-    texts = [f"{float(x):.3f}" for x in column if not _empty(x)]
+        return ["–" if pd.isna(x) or x == "" else str(x) for x in column]
+    texts = [f"{x:.3f}" for x in column.dropna()]
     places = max((len(t.rstrip("0").split(".")[1]) for t in texts), default=0)
-    shown = ["–" if _empty(x) else f"{float(x):.{places}f}" for x in column]
+    shown = ["–" if pd.isna(x) else f"{x:.{places}f}" for x in column]
     return [t.lstrip("-") if not t.strip("-0.") else t for t in shown]  # no "-0.00"
-
-
-def _markdown(head, lines, right, caption, name) -> str:
-    def row(cells):
-        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-    rule = "|" + "|".join("---:" if r else ":---" for r in right) + "|"
-    start = [caption, ""] if caption else []
-    return "\n".join([*start, row(head), rule, *map(row, lines)]) + "\n"
-
-
-_TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-        "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "±": r"$\pm$",
-        "×": r"$\times$", "²": r"\textsuperscript{2}", "σ": r"$\sigma$", "ℓ": r"$\ell$",
-        "↓": r"$\downarrow$", "\n": " "}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
-
-
-def _latex(head, lines, right, caption, name) -> str:
-    def row(cells):
-        return "    " + " & ".join(_tex(c) for c in cells) + r" \\"
-
-    body = [r"  \begin{tabular}{" + "".join("r" if r else "l" for r in right) + "}",
-            r"    \toprule", row(head), r"    \midrule", *map(row, lines),
-            r"    \bottomrule", r"  \end{tabular}"]  # fmt: skip
-    title = [r"  \caption{" + _tex(caption) + "}"] if caption else []
-    label = [r"  \label{tab:" + name + "}"]
-    return "\n".join([r"\begin{table}", r"  \centering", *title, *label, *body,
-                      r"\end{table}"]) + "\n"  # fmt: skip

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ..benchmarks.base import FULL
 from ..benchmarks.scoring import error_of
-from .statistics import paired_difference
+from .statistics import EDGE, paired
 
 __all__ = ["ALL", "at_cost", "by_method", "in_common", "leads"]
 
+UNPRUNED = (FULL, "first_frame")
 ALL = "all"  # the type of question that stands for a suite's whole
-EDGE = 1.96  # standard errors on either side of a 95 % interval
+#: What a comparison of two cells says here.
+SHOWN = ["difference", "low", "high", "n", "clips"]
 
 
 def by_method(records: pd.DataFrame) -> pd.DataFrame:
@@ -43,16 +46,11 @@ def leads(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.Data
     Paired over the questions of a suite, bootstrapped over clips: suite, share, method (the other),
     difference, low and high (95 %), n, clips. ValueError where the method was not asked.
     """
-    rows = []
-    pruned = records[~records["method"].isin(["full", "first_frame"])]
-    for (suite, share), part in pruned.groupby(["suite", "share"], sort=False):
-        own = part[part["method"] == method].set_index("sample")
-        if own.empty:
-            raise ValueError(f"no answers of {method!r} at {share} % of {suite}: ask it as well")
-        for other, theirs in part[part["method"] != method].groupby("method", sort=False):
-            found = paired_difference(own, theirs.set_index("sample"), seed)
-            rows.append({"suite": suite, "share": share, "method": other} | found)
-    return pd.DataFrame(rows).rename(columns={"pictures": "clips"})
+    pruned = records[~records["method"].isin(UNPRUNED)]
+    frame = paired(
+        pruned, {"method": method}, by=["suite", "share"], cell=["method"], seed=seed
+    ).rename(columns={"pictures": "clips"})
+    return frame[["suite", "share", "method", *SHOWN]]
 
 
 def at_cost(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.DataFrame:
@@ -63,21 +61,23 @@ def at_cost(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.Da
     Columns: suite, method and share (the other's), tokens, own_share, own_tokens (mean over layers
     and questions), difference, low, high (95 %, points), n, clips.
     """
-    rows = []
-    pruned = records[~records["method"].isin(["full", "first_frame"])]
+    frames = []
+    pruned = records[~records["method"].isin(UNPRUNED)]
     for suite, part in pruned.groupby("suite", sort=False):
-        own = part[part["method"] == method]
-        costs = own.groupby("share")["mean_tokens"].mean()
-        others = part[part["method"] != method].groupby(["method", "share"], sort=False)
-        for (other, share), theirs in others:
+        costs = part[part["method"] == method].groupby("share")["mean_tokens"].mean()
+        for (other, share), theirs in part[part["method"] != method].groupby(
+            ["method", "share"], sort=False
+        ):
             tokens = theirs["mean_tokens"].mean()
-            if not (within := costs[costs <= tokens]).size:
-                continue
-            mine = own[own["share"] == within.idxmax()].set_index("sample")
-            found = paired_difference(mine, theirs.set_index("sample"), seed)
-            cost = {"tokens": tokens, "own_share": within.idxmax(), "own_tokens": within.max()}
-            rows.append({"suite": suite, "method": other, "share": share} | cost | found)
-    return pd.DataFrame(rows).rename(columns={"pictures": "clips"})
+            within = costs[costs <= tokens]
+            if within.size:
+                own = within.idxmax()
+                sides = {"method": method, "share": own}, {"method": other, "share": share}
+                found = paired(part, *sides, seed=seed).rename(columns={"pictures": "clips"})
+                names = {"suite": suite, "method": other, "share": share, "tokens": tokens,
+                         "own_share": own, "own_tokens": within.max()}  # fmt: skip
+                frames.append(found[SHOWN].assign(**names)[[*names, *SHOWN]])
+    return pd.concat(frames, ignore_index=True)
 
 
 def in_common(shown: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:

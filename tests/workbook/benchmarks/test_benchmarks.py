@@ -7,8 +7,7 @@ import pytest
 from qvid_utils.workbook.benchmarks import TINY, Suite, base, score, scoring, suite
 from qvid_utils.workbook.benchmarks.base import PAPER_BENCHMARKS
 from qvid_utils.workbook.benchmarks.prompts import picture
-from qvid_utils.workbook.tables import report
-from qvid_utils.workbook.tables import schema as results
+from qvid_utils.workbook.tables import beside_paper, conclusions, report
 
 
 def asked(answers, *, split="", group="", picture=None, metric="accuracy", name="tiny_gqa"):
@@ -240,7 +239,7 @@ def test_the_average_is_that_of_results():
     suites, records = two_suites()
     long = report.summary(records, suites)
     headline = long[((long["benchmark"] == "tiny_gqa") | (long["metric"] == "f1"))]
-    theirs = results.normalised(headline).set_index(["method", "keep"])["value"]
+    theirs = beside_paper.average_rows(headline).set_index(["method", "keep"])["value"]
     ours = report.normalised(records, suites).set_index(["method", "keep"])
     pd.testing.assert_series_equal(ours["value"], theirs)
     assert ours.loc[("full", 144), ["value", "stderr"]].tolist() == [100, 0]
@@ -276,7 +275,7 @@ def test_a_cell_that_missed_questions_is_refused():
 
 def test_says_something_where_chance_loses_fifteen_points():
     suites, records = two_suites()
-    says = report.says_something(records).set_index("suite")
+    says = conclusions.says_something(records).set_index("suite")
     assert says["loss"].tolist() == pytest.approx([55, 10])
     assert says["speaks"].tolist() == [True, False]
     assert says["layer"].tolist() == [1, 1]
@@ -285,17 +284,17 @@ def test_says_something_where_chance_loses_fifteen_points():
 def test_says_something_needs_chance_at_a_ninth():
     _, records = two_suites()
     with pytest.raises(ValueError, match="random.* at keep=16"):
-        report.says_something(records[(records["keep"] != 16).fillna(True)])
+        conclusions.says_something(records[(records["keep"] != 16).fillna(True)])
     with pytest.raises(ValueError, match="compares the full model"):
-        report.says_something(records[records["method"] != "full"])
+        conclusions.says_something(records[records["method"] != "full"])
 
 
 def test_averages_show_the_speaking_suites_apart():
     suites, records = two_suites()
-    both = report.averages(records, suites, ["tiny_gqa"]).set_index(["method", "keep"])
+    both = conclusions.averages(records, suites, ["tiny_gqa"]).set_index(["method", "keep"])
     assert both.loc[("qvid", 16), "speaking"] == pytest.approx(90 / 0.95)
     assert both.loc[("qvid", 16), "all"] > 90
-    assert report.averages(records, suites, [])["speaking"].isna().all()
+    assert conclusions.averages(records, suites, [])["speaking"].isna().all()
 
 
 def test_beside_has_both_sides_and_the_live_run():
@@ -316,35 +315,35 @@ def test_beside_has_both_sides_and_the_live_run():
 
 def test_differences_are_paired_and_signed():
     suites, records = two_suites()
-    found = report.differences(records, ["tiny_gqa"]).set_index(["method", "keep"])
+    found = conclusions.differences(records, ["tiny_gqa"]).set_index(["method", "keep"])
     row = found.loc[("column_norm", 16)]
     assert row["difference"] == pytest.approx(40) and row["low"] > 0 and row["n"] == 40
     twice = records_of(records, records[records["method"] == "qvid"])
-    with pytest.raises(ValueError, match="one cell of 'qvid' at keep=48"):
-        report.differences(twice, ["tiny_gqa"])
+    with pytest.raises(ValueError, match="rank=.* at keep=48 names several"):
+        conclusions.differences(twice, ["tiny_gqa"])
 
 
 def test_verdicts_say_whether_the_paper_points_the_same_way():
     suites, records = two_suites()
     joined = report.beside(records, suites, "3a")
-    found = report.verdicts(joined, report.differences(records, ["tiny_gqa"]))
+    found = conclusions.verdicts(joined, conclusions.differences(records, ["tiny_gqa"]))
     assert found["method"].tolist() == ["column_norm"] * 3
     assert (found["paper"] > 0).all() and set(found["here"]) == {"same way"}
-    other = report.verdicts(joined.assign(paper_pct_of_full=-joined["paper_pct_of_full"]),
-                            report.differences(records, ["tiny_gqa"]))  # fmt: skip
+    other = conclusions.verdicts(joined.assign(paper_pct_of_full=-joined["paper_pct_of_full"]),
+                            conclusions.differences(records, ["tiny_gqa"]))  # fmt: skip
     assert set(other["here"]) == {"other way"}
-    level = report.differences(records, ["tiny_gqa"]).assign(low=-1.0, high=99.0)
-    assert set(report.verdicts(joined, level)["here"]) == {"no difference"}
+    level = conclusions.differences(records, ["tiny_gqa"]).assign(low=-1.0, high=99.0)
+    assert set(conclusions.verdicts(joined, level)["here"]) == {"no difference"}
 
 
 def test_agreement_sees_other_answers_and_other_values():
     suites, records = two_suites()
     some = records[records["sample"].str[-1] < "5"]
-    assert report.agreement(some, records)["within"].all()
+    assert conclusions.agreement(some, records)["within"].all()
     lost = some["method"] == "qvid"
     broken = some.assign(score=some["score"].where(~lost, 0.0),
                          prediction=some["prediction"].where(~lost, "?"))  # fmt: skip
-    found = report.agreement(broken, records).set_index("method")
+    found = conclusions.agreement(broken, records).set_index("method")
     assert not found.loc["qvid", "within"].any() and (found.loc["qvid", "same"] == 0).all()
     assert found.drop("qvid")["within"].all() and (found.drop("qvid")["same"] == 100).all()
 
@@ -353,7 +352,7 @@ def test_agreement_allows_a_perfect_sample_of_a_run_that_is_not():
     """All right among some, one wrong among all: no scatter in the sample, and no disagreement."""
     one = asked(["red"] * 40)
     every = answered(one, ["blue"] + ["red"] * 39)
-    (found,) = report.agreement(every.iloc[20:], every).to_dict("records")
+    (found,) = conclusions.agreement(every.iloc[20:], every).to_dict("records")
     assert found["within"] and found["live"] == 100 and found["stored"] == 97.5
 
 
@@ -362,6 +361,6 @@ def test_defaults_leave_out_other_ranks_and_variants():
     parts = [answered(one, ["red"], method="qvid", keep=16, rank=r, variant=v)
              for r, v in ((16, ""), (4, ""), (16, "query=content"))]  # fmt: skip
     parts += [answered(one, ["red"]), answered(one, ["red"], method="column_norm", keep=16)]
-    left = report.defaults(records_of(*parts))
+    left = conclusions.defaults(records_of(*parts))
     assert left["method"].tolist() == ["qvid", "full", "column_norm"]
     assert left["rank"].tolist()[0] == 16

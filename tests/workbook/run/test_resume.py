@@ -15,8 +15,7 @@ import pytest
 import torch
 from twins import embedded
 
-from qvid_utils.methods import METHODS, Method
-from qvid_utils.methods.rules import RULES
+from qvid_utils.methods import METHODS, RULES, Method
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import Suite, suite
 from qvid_utils.workbook.cli import ask as command
@@ -25,7 +24,7 @@ from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run import workers as distributed
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
-from qvid_utils.workbook.tables import report
+from qvid_utils.workbook.tables import conclusions, report
 from qvid_utils.workbook.tables.failed_questions import scored
 
 CELLS = [Cell("random", 16), Cell(), *grid(["qvid"], [48, 16]), Cell("v2drop", 48)]
@@ -279,15 +278,15 @@ def test_every_table_says_how_many_failed(some_failed, suites):
     pd.testing.assert_frame_equal(clean.reset_index(drop=True), want)
     names = [one.name for one in suites]
     for table in (
-        report.averages(some_failed, suites, names),
-        report.differences(some_failed, names),
+        conclusions.averages(some_failed, suites, names),
+        conclusions.differences(some_failed, names),
     ):
         assert table.loc[table["method"] == "stride", "failed"].tolist() == [counts.sum()]
         assert (table.loc[table["method"] != "stride", "failed"] == 0).all()
 
 
 def test_a_suite_s_verdict_counts_the_failures_of_its_layer(some_failed):
-    says = report.says_something(some_failed).set_index("suite")["failed"]
+    says = conclusions.says_something(some_failed).set_index("suite")["failed"]
     counts = some_failed[some_failed["failed"] != ""].groupby("suite").size()
     assert says.to_dict() == counts.to_dict()
 

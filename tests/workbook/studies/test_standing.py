@@ -105,8 +105,8 @@ def test_gains_of_pairs():
 @pytest.mark.parametrize(
     "named, says",
     [
-        ({"method": "qvid", "keep": 5}, "no cell"),
-        ({"method": "qvid", "keep": 10}, "no cell"),  # but one behind another cut
+        ({"method": "qvid", "keep": 5}, "no record"),
+        ({"method": "qvid", "keep": 10}, "no record"),  # but one behind another cut
         ({"method": "qvid", "layer": 1}, "several cells"),
     ],
 )

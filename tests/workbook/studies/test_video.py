@@ -21,6 +21,7 @@ from qvid_utils.workbook.benchmarks.published.video import frames
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.studies import video
+from qvid_utils.workbook.tables import beside_paper
 from qvid_utils.workbook.tables import schema as results
 
 
@@ -289,7 +290,7 @@ def test_rows_carry_the_papers_names_and_meet_its_table(records, asked):
     error = made.set_index(["method", "benchmark"]).stderr["full", "VideoMME"]
     assert error == pytest.approx(100 * (1.5 * (0.25**2 + 0.25**2 + 0.5**2) / 16) ** 0.5)
     ours = made[made.method != video.FIRST]
-    both = results.beside_paper(ours, "12")
+    both = beside_paper.beside_paper(ours, "12")
     met = both[(both.method == "qvid") & (both.benchmark == "VideoMME")].set_index("budget_pct")
     assert met.measured_pct_of_full[25.0] == pytest.approx(100 / 3)
     assert met.paper_pct_of_full[25.0] == pytest.approx(100 * 37.7 / 36.2)

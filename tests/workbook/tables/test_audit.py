@@ -106,7 +106,7 @@ def test_leads_agree_with_the_averages():
     average = normalised(records, [one]).set_index("method")["value"]
     lead = audit.leads(records, [one])["lead"].item()
     assert lead == pytest.approx(average["qvid"] - average["random"])
-    with pytest.raises(ValueError, match="leads needs records of 'svd_prune' at keep=16"):
+    with pytest.raises(ValueError, match="no record of method='svd_prune' at keep=16"):
         audit.leads(records, [one], "svd_prune")
 
 
@@ -140,7 +140,7 @@ def test_leads_at_shares_are_those_of_their_own_share():
     ]  # fmt: skip
     assert found["keep"].isna().all()
     some = records[(records["method"] != "qvid") | (records["retention_pct"] != 50)]
-    with pytest.raises(ValueError, match="leads needs records of 'qvid' at retention_pct=50.0"):
+    with pytest.raises(ValueError, match="no record of method='qvid' at retention_pct=50.0"):
         audit.leads(some, [one])
     mixed = records_of(records, pair()[1][lambda f: f["method"] != "full"])
     assert audit.leads(mixed, [one])["keep"].dropna().tolist() == [16]

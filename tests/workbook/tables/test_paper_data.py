@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from qvid_utils.paths import DATA
+from qvid_utils.workbook.tables import beside_paper
 from qvid_utils.workbook.tables import schema as results
 
 FOLDER = DATA / "paper"
@@ -113,7 +114,7 @@ def misses() -> tuple[dict, dict]:
     for stem in AVERAGED:
         frame = results.paper(stem)
         printed = frame[frame.benchmark == "Avg"].reset_index(drop=True)
-        again = results.normalised(frame)
+        again = beside_paper.average_rows(frame)
         rows = frame[~frame.benchmark.isin(["Avg", *results.PARTS])]
         full = rows[rows.method == "full"].set_index("benchmark")
         assert len(printed) == len(again) > 1

@@ -23,7 +23,7 @@ from qvid_utils.workbook.run import cell as cells
 from qvid_utils.workbook.studies import cell_lists
 from qvid_utils.workbook.tables import schema as results
 from qvid_utils.workbook.tables import stored
-from qvid_utils.workbook.tables.beside_paper import filled, to_read
+from qvid_utils.workbook.tables.filled import filled, to_read
 from qvid_utils.workbook.tables.paper_tables import ANSWERS, cells_of
 from qvid_utils.workbook.tables.stored import asked_in, is_stored
 

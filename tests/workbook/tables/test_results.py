@@ -6,13 +6,8 @@ import pytest
 
 from qvid_utils.workbook.benchmarks.base import PAPER_BENCHMARKS
 from qvid_utils.workbook.tables import schema as results
-from qvid_utils.workbook.tables.schema import (
-    beside_paper,
-    f1,
-    normalised,
-    paired_bootstrap,
-    standard_error,
-)
+from qvid_utils.workbook.tables.beside_paper import average_rows, beside_paper
+from qvid_utils.workbook.tables.statistics import paired_bootstrap
 
 
 def row(method="full", keep=144, benchmark="tiny_gqa", value=80.0, **more):
@@ -116,15 +111,15 @@ def test_paper_takes_several_spellings_and_lists_the_known():
 
 
 def test_normalised_by_hand():
-    out = normalised(tiny())
+    out = average_rows(tiny())
     assert out.value.tolist() == [100.0, 75.0]  # 60/80 and 45/60
     assert set(out.benchmark) == {"Avg"} and set(out.metric) == {"normalised"}
-    assert normalised(tiny(((80, 60), (60, 30))), over=["tiny_pope"]).value[1] == 50.0
+    assert average_rows(tiny(((80, 60), (60, 30))), over=["tiny_pope"]).value[1] == 50.0
 
 
 def test_normalised_uses_the_full_model_of_the_same_setting():
     two = pd.concat([tiny(seed=0), tiny(((40.0, 30.0), (40.0, 30.0)), seed=1)])
-    assert normalised(two).value.tolist() == [100.0, 75.0, 100.0, 100.0]
+    assert average_rows(two).value.tolist() == [100.0, 75.0, 100.0, 100.0]
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -135,12 +130,12 @@ def test_normalised_uses_the_full_model_of_the_same_setting():
 ])  # fmt: skip
 def test_normalised_refuses_what_it_cannot_average(change, words):
     with pytest.raises(ValueError, match=words):
-        normalised(change(tiny()))
+        average_rows(change(tiny()))
 
 
 def test_normalised_names_an_unknown_benchmark():
     with pytest.raises(ValueError, match="no benchmark .*POPE"):
-        normalised(tiny(), over=["POPE"])
+        average_rows(tiny(), over=["POPE"])
 
 
 # ---- beside the paper
@@ -262,17 +257,6 @@ def test_relative_metrics_are_not_taken_as_a_share_again():
     assert np.isnan(out.loc["vram_saving", "paper_pct_of_full"])
 
 
-def test_wide_has_one_line_per_method_and_budget():
-    out = results.wide(beside_paper(tiny(), 7))
-    assert len(out) == 1 + 3 * 4
-    line = out[(out.method == "qvid") & (out.budget_pct == 11.1)].iloc[0]
-    assert line["GQA measured, % of full"] == 75.0
-    assert list(out.columns[:4]) == ["method", "budget_pct", "GQA paper, % of full",
-                                     "GQA measured, % of full"]  # fmt: skip
-    with pytest.raises(ValueError, match="beside_paper"):
-        results.wide(tiny())
-
-
 def test_every_suite_stands_for_a_benchmark_of_tables_1_11_and_14():
     printed = {b for table in (1, 11, 14) for b in results.paper(table).benchmark} - {"Avg"}
     assert set(PAPER_BENCHMARKS.values()) == printed
@@ -287,39 +271,12 @@ def yes_no(n=400, seed=0):
     return np.stack([np.where(rng.random(n) < 0.8, truth, ~truth), truth], axis=1)
 
 
-def test_f1_by_hand():
-    assert f1([[1, 1], [1, 0], [0, 1], [0, 0]]) == 0.5
-    assert f1([[1, 1], [0, 0]]) == 1.0
-    assert f1([[0, 0], [0, 0]]) == 0.0
-
-
-def test_standard_error_of_a_mean_is_the_textbook_one():
-    assert standard_error([0, 0, 1, 1]) == pytest.approx(np.sqrt(1 / 3) / 2)
-    scores = yes_no()[:, 0]
-    boot = standard_error(scores, lambda x: x.mean())
-    assert boot == pytest.approx(standard_error(scores), rel=0.06)
-
-
-@pytest.mark.parametrize("statistic", [np.mean, f1])
-def test_vectorised_and_plain_statistics_agree(statistic):
-    a, b = yes_no(60, 1), yes_no(60, 2)
-    if statistic is np.mean:
-        a, b = a[:, 0], b[:, 0]
-    fast = paired_bootstrap(a, b, statistic, n_boot=200)
-    slow = paired_bootstrap(a, b, lambda rows: statistic(rows), n_boot=200)
-    assert fast == pytest.approx(slow, abs=1e-12)
-    grouped = np.arange(60) // 3
-    fast = paired_bootstrap(a, b, statistic, n_boot=200, groups=grouped)
-    slow = paired_bootstrap(a, b, lambda rows: statistic(rows), n_boot=200, groups=grouped)
-    assert fast == pytest.approx(slow, abs=1e-12)
-
-
 def test_interval_is_seeded_and_covers():
     a, b = yes_no(500, 3)[:, 0], yes_no(500, 4)[:, 0]
     assert paired_bootstrap(a, b) == paired_bootstrap(a, b)
     assert paired_bootstrap(a, b) != paired_bootstrap(a, b, seed=1)
-    difference, low, high = paired_bootstrap(a, b)
-    assert difference == pytest.approx(a.mean() - b.mean())
+    difference, low, high, p = paired_bootstrap(a, b)
+    assert difference == pytest.approx(a.mean() - b.mean()) and 0 < p <= 1
     assert low < difference < high
     half = 1.96 * np.std(a.astype(float) - b, ddof=1) / np.sqrt(500)
     assert (high - low) / 2 == pytest.approx(half, rel=0.06)
@@ -332,24 +289,24 @@ def test_pairing_matters():
     base = yes_no(500, 5)[:, 0].astype(float)
     better = base.copy()
     better[np.flatnonzero(base == 0)[:20]] = 1
-    _, low, high = paired_bootstrap(better, base)
-    assert low > 0 and high - low < standard_error(base) * 2
+    _, low, high, _ = paired_bootstrap(better, base)
+    assert low > 0 and high - low < 2 * base.std(ddof=1) / np.sqrt(500)
 
 
 def test_groups_widen_the_interval_of_repeated_samples():
-    scores = np.repeat(yes_no(50, 6)[:, 0], 10).astype(float)
-    alone = standard_error(scores)
-    grouped = standard_error(scores, groups=np.arange(500) // 10)
-    assert grouped == pytest.approx(alone * np.sqrt(10), rel=0.1)
+    scores, none = np.repeat(yes_no(50, 6)[:, 0], 10).astype(float), np.zeros(500)
+    _, low, high, _ = paired_bootstrap(scores, none)
+    _, least, most, _ = paired_bootstrap(scores, none, np.arange(500) // 10)
+    assert most - least == pytest.approx((high - low) * np.sqrt(10), rel=0.1)
 
 
 @pytest.mark.parametrize(("a", "b", "more", "words"), [
-    ([1, 0, 1], [1, 0], {}, r"unaligned.*\(3,\), b \(2,\)"),
+    ([1, 0, 1], [1, 0], {}, "a has 3 samples and b 2"),
     (pd.Series([1, 0], index=[0, 1]), pd.Series([1, 0], index=[1, 0]), {}, "unaligned.*index"),
-    ([1, np.nan], [1, 0], {}, "a holds NaN"),
+    ([1, np.nan], [1, 0], {}, "a must be a row of finite"),
     ([1], [1], {}, "at least two"),
     ([1, 0], [1, 0], {"confidence": 95}, "confidence=95"),
-    ([1, 0], [1, 0], {"n_boot": 1}, "n_boot=1"),
+    ([1, 0], [1, 0], {"draws": 1}, "draws=1"),
     ([1, 0], [1, 0], {"groups": [0]}, "one name for each of the 2"),
     ([1, 0], [1, 0], {"groups": ["a", None]}, "none missing"),
     ([1, 0], [1, 0], {"groups": [0, 0]}, "one group"),
@@ -376,11 +333,14 @@ def test_save_table_writes_three_readable_files(figures):
         "method,value,±,n\nqvid,0.123456,1.5,500\nV²|Drop_1,,-0.0001,\n"
     )
     assert (figures / "table07_rules.md").read_text() == (
-        "50 % & more\n\n| method | value | ± | n |\n|:---|---:|---:|---:|\n"
-        "| qvid | 0.123 | 1.5 | 500 |\n| V²\\|Drop_1 | – | 0.0 | – |\n"
+        "50 % & more\n\n"
+        "| method     |   value |   ± |   n |\n"
+        "|:-----------|--------:|----:|----:|\n"
+        "| qvid       |   0.123 | 1.5 | 500 |\n"
+        "| V²\\|Drop_1 |       – | 0.0 |   – |\n"
     )
     tex = (figures / "table07_rules.tex").read_text()
-    assert r"V\textsuperscript{2}\textbar{}Drop\_1 & -- & 0.0 & -- \\" in tex
+    assert r"V\textsuperscript{2}|Drop\_1 & -- & 0.0 & -- \\" in tex
     assert r"\begin{tabular}{lrrr}" in tex and r"\caption{50 \% \& more}" in tex
     assert r"\toprule" in tex and r"\label{tab:table07_rules}" in tex
 

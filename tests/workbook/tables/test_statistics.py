@@ -8,13 +8,20 @@ import pandas as pd
 import pytest
 
 from qvid_utils.workbook.tables import schema as results
-from qvid_utils.workbook.tables.statistics import compare, mcnemar, paired_difference, plain_error
+from qvid_utils.workbook.tables.statistics import (
+    holm,
+    mcnemar,
+    paired,
+    paired_bootstrap,
+    plain_error,
+    points,
+)
 
 
 def test_the_plain_error_of_yes_and_no_is_the_binomial_one():
     hits = np.array([1.0] * 30 + [0] * 70)
     assert plain_error(hits) == pytest.approx(100 * (0.3 * 0.7 / 99) ** 0.5)
-    assert plain_error(hits) == pytest.approx(100 * results.standard_error(hits))
+    assert plain_error(hits) == pytest.approx(100 * np.std(hits, ddof=1) / 10)
     with pytest.raises(ValueError, match=r"1 score\(s\): a standard error needs at least two"):
         plain_error([1])
     with pytest.raises(ValueError, match="finite"):
@@ -82,13 +89,13 @@ def records(n=60, soft=False):
 def test_two_cells_are_compared_on_the_same_questions():
     frame = records()
     shuffled = frame.sample(frac=1, random_state=1)
-    found = compare(shuffled, {"method": "qvid", "keep": 16}, {"method": "random"})
-    (row,) = found.to_dict("records")
+    named = {"method": "qvid", "keep": 16}, {"method": "random"}
+    (row,) = paired(shuffled, *named, by=["suite"]).to_dict("records")
     x, y = (frame[frame.method == m].score.to_numpy() for m in ("qvid", "random"))
     assert row["difference"] == pytest.approx(100 * (x.mean() - y.mean()))
     assert row["low"] < row["difference"] < row["high"] and row["n"] == 60
     assert (row["only_a"], row["only_b"]) == ((x > y).sum(), (x < y).sum())
-    assert row["p"] == mcnemar(x, y).p
+    assert row["mcnemar"] == mcnemar(x, y).p
     # the interval against a direct bootstrap over pictures
     rng = np.random.default_rng(3)
     each = 100 * (x - y).reshape(30, 2).mean(1)
@@ -97,32 +104,54 @@ def test_two_cells_are_compared_on_the_same_questions():
 
 
 def test_soft_scores_have_no_mcnemar():
-    found = compare(records(soft=True), {"method": "qvid"}, {"method": "full", "keep": None})
-    assert found["p"].isna().all() and found["low"].notna().all()
+    found = paired(records(soft=True), {"method": "qvid"}, {"method": "full", "keep": None})
+    assert found["mcnemar"].isna().all() and found["low"].notna().all()
 
 
 def test_a_comparison_refuses_what_does_not_pair():
     frame = records()
-    with pytest.raises(ValueError, match="no record of {'method': 'tome'}"):
-        compare(frame, {"method": "tome"}, {"method": "full"})
+    with pytest.raises(ValueError, match="no record of method='tome'; run"):
+        paired(frame, {"method": "tome"}, {"method": "full"})
     with pytest.raises(ValueError, match="no column 'budget'"):
-        compare(frame, {"budget": 3}, {"method": "full"})
-    with pytest.raises(ValueError, match="were not asked the same of s"):
-        compare(frame.iloc[1:], {"method": "full"}, {"method": "qvid"})
+        paired(frame, {"budget": 3}, {"method": "full"})
+    with pytest.raises(ValueError, match="were not asked the same of suite='s'"):
+        paired(frame.iloc[1:], {"method": "full"}, {"method": "qvid"}, ["suite"])
     with pytest.raises(ValueError, match="names several cells"):
-        compare(frame, {"keep": 16}, {"method": "full"})
+        paired(frame, {"keep": 16}, {"method": "full"})
 
 
 def test_a_paired_difference_by_hand():
     """Pictures x (a, b) and y (c): differences 1, 0, 1, mean 2/3; a draw of x alone has 1/2, of y
-    alone 1. What only the other was asked does not count."""
+    alone 1, so none is at or below zero."""
     ours = pd.DataFrame({"score": [1.0, 0, 1], "picture": list("xxy")}, index=list("abc"))
-    theirs = pd.DataFrame({"score": [1.0, 0, 0, 0], "picture": list("yxxz")}, index=list("dbac"))
-    found = paired_difference(ours, theirs)
-    assert found == {"difference": pytest.approx(200 / 3), "low": 50, "high": 100, "n": 3,
-                     "pictures": 2}  # fmt: skip
-    assert paired_difference(theirs.loc[list("cba")], ours)["difference"] == (
-        pytest.approx(-200 / 3)
-    )
-    with pytest.raises(KeyError):
-        paired_difference(theirs, ours)
+    theirs = pd.DataFrame({"score": [0.0, 0, 0], "picture": list("xxy")}, index=list("abc"))
+    found = points(ours, theirs)
+    assert found == {
+        "a": pytest.approx(200 / 3), "b": 0, "difference": pytest.approx(200 / 3),
+        "low": 50, "high": 100, "p": pytest.approx(2 / 2001), "only_a": 2, "only_b": 0,
+        "mcnemar": 0.5, "n": 3, "pictures": 2,
+    }  # fmt: skip
+    assert points(theirs, ours)["difference"] == pytest.approx(-200 / 3)
+
+
+def test_without_a_second_cell_every_other_one_is_compared():
+    frame = records()
+    found = paired(frame, {"method": "full"}, cell=["method", "keep"])
+    assert found[["method", "keep"]].to_numpy().tolist() == [["qvid", 16], ["random", 16]]
+    one = paired(frame, {"method": "full"}, {"method": "random"}).iloc[0]
+    assert found.iloc[1][one.index].tolist() == one.tolist()
+    assert paired(frame[frame["keep"].notna()], {"method": "qvid"}, by=["suite", "keep"])[
+        "method"].tolist() == ["random"]  # fmt: skip
+    with pytest.raises(ValueError, match="method='qvid' at keep=16 names several cells"):
+        paired(pd.concat([frame, frame]).dropna(), {"method": "qvid"}, by=["keep"])
+
+
+def test_p_agrees_with_the_interval_and_holm_with_the_textbook():
+    """Holm (1979): .01, .04, .03 of three become .03, .06, .06."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, np.nan, 0.7]) == pytest.approx([1, np.nan, 1], nan_ok=True)
+    rng = np.random.default_rng(5)
+    for shift in (0.0, 0.1, 0.2):
+        a, b = rng.normal(shift, 1, 200), rng.normal(0, 1, 200)
+        _, low, high, p = paired_bootstrap(a, b)
+        assert (p < 0.05) == (low > 0 or high < 0)

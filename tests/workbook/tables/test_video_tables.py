@@ -37,7 +37,7 @@ def test_leads_are_paired_over_questions():
     found = video_tables.leads(answers()).set_index("method").loc["random"]
     assert found["difference"] == 25 and found["n"] == 4 and found["clips"] == 2
     assert (found["low"], found["high"]) == (0, 50)  # either clip may be drawn twice
-    with pytest.raises(ValueError, match="no answers of 'fastv' at 25.0 % of s"):
+    with pytest.raises(ValueError, match="no record of method='fastv' at suite='s', share=25.0"):
         video_tables.leads(answers(), "fastv")
 
 
