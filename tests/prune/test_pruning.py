@@ -994,9 +994,8 @@ def test_an_abandoned_prompt_leaves_the_next_one_alone():
 def test_the_same_picture_or_video_is_encoded_once(family):
     prompts = (MIXED, BOTH) if family in WITH_VIDEO else (BOTH, STAR)
     model, inputs, runs = built(family), ask(*prompts, model_type=family), []
-    vision = [
-        m for n, m in model.base_model.named_children() if n.endswith("tower") or n == "visual"
-    ]
+    parts = ["vision", *["vision_of_videos"] * bool(FAMILIES[family].vision_of_videos)]
+    vision = [FAMILIES[family].part(model, name) for name in parts]
     logits = model(**inputs).logits
     with pruned(model, "qvid", KEEP):
         answer = generate(model, inputs).sequences
