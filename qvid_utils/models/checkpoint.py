@@ -38,7 +38,7 @@ def locate(name: str) -> tuple[str, bool]:
                     f"{name}: the embedded models come with the checkout, not with the package: "
                     "clone the repository and work there, or give a folder or a hub id"
                 )
-            known = ", ".join(EMBEDDED + folder for folder in known)
+            known = ", ".join(known)
             raise LoadError(f"{name}: no embedded model of that name; there is {known}")
         return str(folder), True
     path = Path(name).expanduser()

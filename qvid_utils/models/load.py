@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import errors as hub
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import is_accelerate_available
 
 from ..families import FAMILIES, Unavailable, remember
 from .checkpoint import (
@@ -59,6 +60,8 @@ def load(
         raise ValueError(f"dtype={dtype!r}: give a torch dtype, e.g. torch.bfloat16")
     if device is not None and device_map is not None:
         raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
+    if device_map is not None and not is_accelerate_available():
+        raise Unavailable("device_map= needs the package accelerate: install it, or give device=")
     source, local = locate(str(name))
     on_gpu = torch.cuda.is_available() and not str(name).startswith(EMBEDDED)
     if device_map is None:

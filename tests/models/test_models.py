@@ -427,6 +427,26 @@ def test_a_map_of_devices_places_the_parts(checkpoint):
         load(checkpoint, device_map={"lm_head": "disk"})
 
 
+@pytest.mark.parametrize("name", ["qvid", "fastv", "divprune", "dart", "sparsevlm"])
+def test_layers_that_wait_on_disk_are_pruned_as_those_in_memory(checkpoint, name):
+    """Their weights are no tensors between two calls; QViD reads the norm of layer 1."""
+    parts = ("vision_tower", "multi_modal_projector", "language_model")
+    places = dict.fromkeys((*(f"model.{part}" for part in parts), "lm_head"), "cpu")
+    del places["model.language_model"]
+    inner = ("embed_tokens", "norm", "rotary_emb", *(f"layers.{i}" for i in range(8)))
+    places |= dict.fromkeys((f"model.language_model.{part}" for part in inner), "cpu")
+    places |= {f"model.language_model.layers.{i}": "disk" for i in (0, 1, 2)}
+    model, _ = load(checkpoint, device_map=places)
+    assert model.base_model.language_model.layers[1].self_attn.q_proj.weight.is_meta
+    with pruned(model, name, 4) as trace:
+        out = model.generate(**ask(STAR), max_new_tokens=3, do_sample=False)
+    other = twin()
+    with pruned(other, name, 4) as there:
+        wanted = other.generate(**ask(STAR), max_new_tokens=3, do_sample=False)
+    assert torch.equal(out, wanted) and len(trace.cuts) == len(there.cuts)
+    assert all(torch.equal(a.kept, b.kept) for a, b in zip(trace.cuts, there.cuts, strict=True))
+
+
 def test_weights_in_another_format_are_not_read(broken):
     (broken / WEIGHTS).rename(broken / "pytorch_model.bin")
     with pytest.raises(LoadError, match="other formats are not read, convert them to safetensors"):
