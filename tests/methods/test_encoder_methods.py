@@ -26,7 +26,7 @@ from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
 from qvid_utils.methods.class_token import class_attention, received_attention
 from qvid_utils.methods.divprune import divprune, max_min
-from qvid_utils.methods.hired import Rate
+from qvid_utils.methods.hired import Tiles
 from qvid_utils.methods.holov import Chunks
 from qvid_utils.methods.prumerge import PruMerge, PruMergeInPlace, last_class_attention
 from qvid_utils.methods.scope import Coverage
@@ -225,11 +225,11 @@ def test_contents_stay_with_their_picture():
 
 
 def test_hired_counts():
-    frames, scores = one(576), torch.arange(576.0)
+    scores, words = torch.arange(576.0), (one(576), one(576), torch.ones(2, 576))
     for keep, theirs in ((192, 191), (128, 127), (64, 63), (576, 576), (1, 1)):
-        assert len(Rate()(scores, keep, frames).index) == keep
-        assert len(Rate(official_counts=True)(scores, keep, frames).index) == theirs
-    assert Rate()(scores, 3, frames).index.tolist() == [573, 574, 575]
+        assert len(Tiles()(scores, keep, *words).index) == keep
+        assert len(Tiles(official_counts=True)(scores, keep, *words).index) == theirs
+    assert Tiles()(scores, 3, *words).index.tolist() == [573, 574, 575]
 
 
 def test_divprune_by_hand():
@@ -486,6 +486,7 @@ def asked(select, frames, seed=0):
     words = {
         "tower_keys": draw(2, n, 4), "last_keys": draw(n, 8), "patches": draw(n, 6),
         "cls_patch": draw(n, 6), "hidden": draw(n, 7), "features": draw(n, 7), "frames": frames,
+        "tiles": frames, "first_cls_row": draw(2, n).abs(),
     }  # fmt: skip
     import inspect
 
@@ -514,11 +515,11 @@ def test_every_budget_is_met_exactly(name, layout):
         select(scores * torch.nan, 1, **words)
 
 
-@pytest.mark.parametrize("select", [Coverage(), max_min, Rate(), Thinned(important=1.0)])
+@pytest.mark.parametrize("select", [Coverage(), max_min, Tiles(), Thinned(important=1.0)])
 def test_choices_without_an_order_follow_a_permutation(select):
     scores, words = asked(select, [0] * 12)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(5))
-    turned = {name: word[order] for name, word in words.items()}
+    turned = {n: w[order] if len(w) == 12 else w[:, order] for n, w in words.items()}
     for keep in range(1, 13):
         kept = select(scores, keep, **words).index
         again = select(scores[order], keep, **turned).index
