@@ -44,7 +44,7 @@ test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 
 test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this machine) and `triton`
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
-	    tests/workbook/run/test_distributed.py tests/algebra/test_linalg_triton.py $(ARGS)
+	    tests/workbook/run/test_distributed.py tests/algebra/test_leverage_triton.py $(ARGS)
 
 test-package: $(INSTALLED)  ## build the wheel, install it away from the checkout, prune a model there
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m full tests/test_package.py $(ARGS)

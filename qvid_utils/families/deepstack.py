@@ -1,13 +1,11 @@
 """Features that a model adds to its stream after its first layers (deepstack), behind a cut."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .calls import instead
 from .template import Unavailable
 
 
@@ -29,29 +27,26 @@ def check_merging(config: Any, layer: int, rows: Tensor, tokens: Tensor) -> None
         )
 
 
-@contextmanager
-def deepstack_follows(text: nn.Module, shortened: Callable[[], Any]) -> Iterator[None]:
-    """Inside the block each added feature goes to its own token, wherever cuts have moved that, and
-    features of what is gone go nowhere.
+def added_behind_cuts(text: nn.Module, scene_of: Callable[[], Any]) -> Callable | None:
+    """What stands in for the language model's own adding inside a block; None where it adds none.
 
-    text: the language model; shortened: the `Scene` of the call, whose `column` (B, S') says which
-    of the caller's tokens stand in the stream and whose `visual` (B, S') which of them are
-    candidates; None where the call has no pictures.
+    Each feature goes to its own token, wherever cuts have moved that, and features of what is gone
+    go nowhere. scene_of: the `Scene` of the pass that runs, whose `visual` (B, S') says which
+    tokens of the stream are a picture's, `number` (B, S') which of its row's, and `counts` how many
+    each row had; None where the call has no pictures.
     """
     own = getattr(text, "_deepstack_process", None)
     if own is None:
-        yield
-        return
+        return None
 
     def add(hidden: Tensor, mask: Tensor, features: Tensor) -> Tensor:
-        scene = shortened()
+        scene = scene_of()
         if scene is None:
             return own(hidden, mask, features)
-        mask, features = mask.to(hidden.device), features.to(hidden.device, hidden.dtype)
-        number = (mask.flatten().cumsum(0) - 1).view_as(mask).gather(1, scene.column)
-        here, hidden = scene.visual, hidden.clone()
-        hidden[here] = hidden[here] + features[number[here]]
+        first = torch.tensor([0, *scene.counts[:-1]], device=hidden.device).cumsum(0)
+        features, here = features.to(hidden.device, hidden.dtype), scene.visual
+        hidden = hidden.clone()
+        hidden[here] = hidden[here] + features[(scene.number + first[:, None])[here]]
         return hidden
 
-    with instead(text, "_deepstack_process", add):
-        yield
+    return add

@@ -5,7 +5,7 @@ import torch
 from twins import BOTH, STAR, ask, built
 
 from qvid_utils.methods.hired import Tiles, pictures_of, weighted_shares
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 # A picture of 8 patches and four tiles of 8 with a line break each; then a picture of its own.
 FRAMES = torch.tensor([0] * 8 + ([1] * 8 + [-1]) * 4 + [2] * 6)

@@ -19,7 +19,7 @@ import qvid_utils.models.load as models
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.models.load import LoadError, load
 from qvid_utils.models.processors import processor_from
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
