@@ -21,7 +21,6 @@ from ...prune import Trace, pruned
 from ...prune import hooks as hook_file
 from ..tables.schema import tidy
 from . import flops
-from .of_methods import KNOWN
 from .rounds import clock_of, interleaved, paired, peak_bytes, spread
 from .workloads import Prompt
 
@@ -183,7 +182,7 @@ def compute(config: Any, prompt: Prompt, cell: Cell) -> flops.Cost:
         visual = tokens_per_layer(cuts, n, depth)
         if cell.method.reading == "two_pass" and cuts[0].layer:
             visual = flops.two_pass(n, cuts[0].keep, cuts[0].layer, depth)
-        known = KNOWN.get(cell.method.rule.name)
+        known = cell.method.rule.cost
         counts = [n, *(cut.keep for cut in cuts)][: len(cuts)]
         about = (int(prompt.query.sum()), cell.method.params.get("rank", 16))
         if known and isinstance(about[1], int):

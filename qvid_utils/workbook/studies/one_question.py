@@ -28,6 +28,7 @@ from ...families import Unavailable, family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import Method, method
 from ...models import pictures
+from ...models.ask import unknown_words
 from ...prune import Trace, observed, pruned
 from ..cost import flops
 from .low_rank import Reading, default_layer, word_scores
@@ -245,12 +246,9 @@ def ask(
     with observed(model, "interaction", "queries", layer=layer, processor=processor) as found:
         answer = _answered(model, processor, inputs)
     reading = _reading(model, processor, question, inputs, visual, found[0])
-    tokenizer = processor.tokenizer
-    strange = {w for w in question.split() if tokenizer.unk_token_id in
-               tokenizer(w, add_special_tokens=False)["input_ids"]}  # fmt: skip
     return Asked(
         model, processor, inputs, question, _as_seen(processor, inputs, picture), tuple(board),
-        layer, reading, answer, tuple(w for w in question.split() if w in strange),
+        layer, reading, answer, tuple(unknown_words(processor, question)),
         int(visual.sum()), int((~visual).sum()),
     )  # fmt: skip
 
