@@ -26,6 +26,7 @@ from ...paths import DATA, FIGURES
 from ..benchmarks import TINY, suite
 from ..benchmarks.prompts import picture as picture_of
 from ..plots import base as figures
+from ..plots.pictures import split_question
 from . import explorer_figure as figures_explorer
 from .cell_lists import every_method
 from .one_question import Asked, Look, ask, look
@@ -91,7 +92,7 @@ class Session:
 def examples() -> dict[str, tuple[str, str]]:
     """Some questions of the embedded suites: what to call each -> (suite, id)."""
     return {
-        f"{row.id}: {figures.split_question(row.question)[0]}": (name, row.id)
+        f"{row.id}: {split_question(row.question)[0]}": (name, row.id)
         for name in TINY
         for row in suite(name).samples.drop_duplicates("picture").head(EACH).itertuples()
     }

@@ -17,8 +17,9 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import NullLocator
 
 from ...startup import STYLE
-from ..plots import base as figures
-from ..plots.base import BLUE, GREEN, GREY, INK, MAP, PURPLE, SKY, VERMILION
+from ..plots.base import BLUE, GREEN, GREY, INK, MAP, PURPLE, SKY, VERMILION, styled
+from ..plots.pictures import split_question, veil_of
+from ..plots.spectra import word_bars
 from .one_question import Look, Side
 
 __all__ = ["explorer", "png"]
@@ -28,7 +29,7 @@ STEP = 1 + GAP
 LOOKS = ((GREY, ""), (BLUE, "///"), (VERMILION, "..."), (GREEN, "xxx"), (PURPLE, "\\\\\\"))
 
 
-@figures.styled
+@styled
 def explorer(look: Look) -> Figure:
     """The picture; for each method what it keeps, its scores, answer and cost; below, M's spectrum
     with the modes that vote, the query words, and how likely the first words of the answers are."""
@@ -47,7 +48,7 @@ def explorer(look: Look) -> Figure:
                       wspace=0.3, width_ratios=(1, 2.2, 1.15))  # fmt: skip
     spectrum, words, answers = (fig.add_subplot(cell) for cell in bottom)
     _spectrum(spectrum, look)
-    figures._word_bars(words, look.words, look.rank)
+    word_bars(words, look.words, look.rank)
     _title(words, f"words of the question, M at the door of layer {look.asked.layer}")
     words.legend(fontsize=6.5, loc="upper right", ncols=3, borderaxespad=0.1,
                  handlelength=1.4, columnspacing=1)  # fmt: skip
@@ -70,7 +71,7 @@ def _panel(ax: Axes, left: float, tall: float, above: str, below: str) -> tuple:
 
 def _seen(ax: Axes, look: Look, tall: float) -> None:
     asked, whole = look.asked, look.costs.iloc[0]
-    question = textwrap.wrap(figures.split_question(asked.question)[0], 26)
+    question = textwrap.wrap(split_question(asked.question)[0], 26)
     said = f"full model: “{asked.answer.text}”\np = {asked.answer.probability:.2f}\n"
     said += f"{asked.n_visual} tokens\n{_count(whole['operations'])} operations"
     ax.imshow(asked.seen, extent=_panel(ax, 0, tall, "\n".join(question[:2]), said))
@@ -89,11 +90,8 @@ def _side(ax: Axes, look: Look, side: Side, left: float, tall: float) -> None:
     said = f"“{side.answer.text}”, p = {side.answer.probability:.2f}\n{_kept(side)}"
     extent = _panel(ax, left, tall, name, said)
     rows, columns = asked.board
-    veil = np.ones((rows * columns, 4))
-    veil[:, 3] = figures.VEIL
-    veil[list(side.kept), 3] = 0
     ax.imshow(asked.seen, extent=extent)
-    ax.imshow(veil.reshape(rows, columns, 4), extent=extent)
+    ax.imshow(veil_of(asked.board, side.kept), extent=extent)
     if len(side.kept) < rows * columns:
         places = (divmod(token, columns) for token in side.kept)
         wide, high = 1 / columns, tall / rows
