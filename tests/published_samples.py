@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from qvid_utils.workbook.benchmarks.published import BENCHMARKS
+from qvid_utils.workbook.benchmarks.published import BENCHMARKS, entries
 
 
 def picture(number: int = 0) -> dict:
@@ -22,6 +22,8 @@ def _asked(question="is it red ?", answer="yes", **more):
     return {"question": question, "answer": answer, "image": picture(), **more}
 
 
+MME = ["color", *(part for part in entries.MME if part not in ("color", "code_reasoning")),
+       "code_reasoning"]  # fmt: skip
 TEN = ["brand"] * 4 + ["The  Brand."] * 2 + ["other"] * 4
 OPTIONS = ["red", "blue", "two", "one"]
 ROWS = {
@@ -42,7 +44,7 @@ ROWS = {
     ],
     "mme": [
         _asked("Is it red? Please answer yes or no.", a, question_id=f"{c}/1.png", category=c)
-        for c in ("color", "code_reasoning") for a in ("Yes", "No")
+        for c in MME for a in ("Yes", "No")
     ],
     "mmbench_en_dev": [
         _asked("what color ?", a, index=i, hint=h, category="color", source="x",

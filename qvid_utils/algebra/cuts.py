@@ -12,8 +12,7 @@ from itertools import pairwise
 from numbers import Real
 
 __all__ = [
-    "At", "Cut", "Infeasible", "LISTS", "PYRAMIDDROP_DEFAULT", "PYRAMIDDROP_LLAVA", "Schedule",
-    "SPARSEVLM_LLAVA", "SPARSEVLM_PLUS_LLAVA", "Staged", "V2DROP_LLAVA", "V2DROP_QWEN2_VL",
+    "At", "Cut", "Infeasible", "LISTS", "Schedule", "Staged",
     "at", "check_keep", "check_share", "count_at", "mean_tokens", "staged", "tokens_per_layer",
 ]  # fmt: skip
 
@@ -265,56 +264,6 @@ def staged(
 
 
 LISTS = ("same depth", "scaled", "none")
-
-# LLaVA-1.5 (576 visual tokens, 32 layers), per cent pruned of the current tokens at layers 3, 17
-# and 22, from the V2Drop paper as quoted by its readers (repository issue 6). The means come out
-# at 193.75, 131.0 and 66.7 tokens, which only "of the current tokens" explains.
-V2DROP_LLAVA = {
-    (576, 32, 192): (50, 70, 100),
-    (576, 32, 128): (72, 75, 100),
-    (576, 32, 64): (95, 95, 100),
-}
-
-# Qwen2-VL-7B (28 layers, any number of visual tokens: here of 1000), per cent pruned of the current
-# tokens at layers 3, 16 and 22, from V2Drop's official code. Its mean, 0.226 N, makes it the row of
-# 22.2 %; for 33.3 and 11.1 % no list is known.
-V2DROP_QWEN2_VL = {(1000, 28, 222): (75, 95, 100)}
-
-# LLaVA-1.5, tokens kept where layers 3, 7 and 16 begin, from SparseVLM's official code: version
-# 1.5 (top-k of 300/200/110, 303/110/36, 238/48/26, 66/30/17, and the merged tokens), then "+".
-# Labels book a pruning layer at its output: the means at layer inputs are 206.5, 145.4, 114.1 and
-# 82.25 (v1.5), 206.75, 144.1, 113.9 and 81.8 (+).
-SPARSEVLM_LLAVA = {
-    (576, 32, 192): (309, 204, 113),
-    (576, 32, 128): (312, 117, 39),
-    (576, 32, 96): (249, 55, 27),
-    (576, 32, 64): (82, 32, 18),
-}
-SPARSEVLM_PLUS_LLAVA = {
-    (576, 32, 192): (300, 200, 118),
-    (576, 32, 128): (238, 108, 60),
-    (576, 32, 96): (246, 54, 28),
-    (576, 32, 64): (66, 34, 20),
-}
-
-# LLaVA-1.5, tokens kept where layers 2, 8 and 16 begin: λ = 0.19, given by PyramidDrop's author
-# (repository issue 29) for 64; λ = 0.42 and 0.56 are derived in the same way. The means are 62.9,
-# 127.4 and 191.9.
-PYRAMIDDROP_LLAVA = {
-    (576, 32, 64): (109, 20, 3),
-    (576, 32, 128): (241, 101, 42),
-    (576, 32, 192): (322, 180, 101),
-}
-
-# The only setting in PyramidDrop's repository: half of the tokens at layers 8, 16 and 24, a mean of
-# 270 of 576. `method("pyramiddrop", schedule=PYRAMIDDROP_DEFAULT)`.
-PYRAMIDDROP_DEFAULT = staged(
-    (8, 16, 24),
-    32,
-    counts={(576, 32, 270): (288, 144, 72)},
-    share="original",
-    source="PyramidDrop, official code: shares 0.5, 0.25, 0.125 at layers 8, 16, 24 of 32",
-)
 
 
 def _scaled(depth: int, of: int, n_layers: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 __all__ = ["Kept", "best", "by_picture", "check_scores", "shares", "top_k", "top_k_by_picture",
-           "top_k_in_pictures"]  # fmt: skip
+           "top_k_in_pictures", "unused"]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,13 @@ def best(scores: Tensor, count: int) -> Tensor:
     """The `count` highest scores' numbers, highest first; a tie goes to the earlier token."""
     # torch.topk leaves the order of equal scores open; a stable sort does not.
     return scores.sort(descending=True, stable=True).indices[:count]
+
+
+def unused(used: Tensor, n: int) -> Tensor:
+    """The numbers below n that are not among `used`, ascending."""
+    free = torch.ones(n, dtype=torch.bool, device=used.device)
+    free[used] = False
+    return free.nonzero()[:, 0]
 
 
 def check_scores(scores: Tensor, keep: int) -> None:

@@ -191,6 +191,19 @@ def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
+def instead(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Inside the block the instance has another attribute, in front of its class's own."""
+    had, before = name in vars(module), vars(module).get(name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        vars(module).pop(name, None)
+        if had:
+            setattr(module, name, before)
+
+
+@contextmanager
 def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
     """Inside the block the model's picture and video encoders are wrapped."""
     base = model.base_model

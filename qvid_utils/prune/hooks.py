@@ -12,7 +12,11 @@ the rotary pair that fit. `input_ids` stay as they are, and with them every posi
 the library derives from them. Between calls one thing is remembered, for each cache: its `Ledger`.
 """
 
+import functools
 import inspect
+import threading
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,12 +39,14 @@ from ..families.calls import (
     check_prompt,
     has_pixels,
     in_chunks,
+    instead,
     pictures_once,
     real_tokens,
 )
 from ..methods import Method
 from ..methods import method as find_method
 from ..methods.evidence import WORDS, Evidence, needing
+from .entry import check_parts
 from .plan import DEFAULT_KEEP, Stage, Step, check_numbers, stages_of, steps_of
 from .scene import Scene
 from .vision import Pictures
@@ -200,6 +206,8 @@ class _Call:
     words: list[Tensor | None] = field(default_factory=list)  # per stage: (B, S) its query tokens
     look: int | None = None  # two_pass: where to score before starting over ...
     verdict: Tensor | None = None  # ... and who survived
+    made: Counter = field(default_factory=Counter)  # how often each (row, stage, layer) was cut
+    ran: int = 0  # layers that were entered with this call's own stream
 
 
 class _Scored(Exception):
@@ -225,9 +233,11 @@ class _Engine:
         self.layers = self.family.part(model, "layers")
         self.config = self.text.config
         self.stages, self.processor = stages, processor
+        check_parts(model, self.family, any(s.sees & needing("tower") or s.site for s in stages))
         self.pictures = Pictures(model, stages, processor, clip)
         self.sees = self.pictures.sees
         self.trace, self.calls, self.now = Trace(), 0, None
+        self.asked = False  # whether a call with pictures has come, be it refused
         self.ledger, self.ledgers = Ledger(), WeakKeyDictionary()  # cache -> Ledger
         kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"} or getattr(self.config, "sliding_window", None):
@@ -262,7 +272,52 @@ class _Engine:
                 left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             left.callback(self.base.register_forward_hook(self.end).remove)
             left.enter_context(self.pictures.watched())
+            left.enter_context(self.generating())
             yield self.trace
+            if not self.asked:
+                warnings.warn(
+                    "no call with pictures has reached the model inside this block, so nothing was "
+                    "pruned: ask the very model that the block was given",
+                    stacklevel=5,
+                )
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Inside the block `generate` is known to run, and no thread goes on with it afterwards."""
+        if not hasattr(self.model, "generate"):
+            yield
+            return
+        running, closed = Counter(), threading.Event()
+
+        def check_open(*_: Any) -> None:
+            if closed.is_set() and running[threading.get_ident()]:
+                raise RuntimeError(
+                    "the pruned block was left while generate was running in this thread: join the "
+                    "thread before the block ends"
+                )
+
+        def generate(plain: Callable, *args: Any, **kwargs: Any) -> Any:
+            hook = self.base.register_forward_pre_hook(check_open)
+            running[threading.get_ident()] += 1
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                running[threading.get_ident()] -= 1
+                hook.remove()
+
+        plain = self.model.generate
+        with instead(
+            self.model, "generate", functools.wraps(plain)(functools.partial(generate, plain))
+        ):
+            try:
+                yield
+            finally:
+                closed.set()
+        if running.total():
+            raise RuntimeError(
+                "a pruned block was left while generate was running in another thread: join the "
+                "thread before the block ends"
+            )
 
     def forget(self) -> None:
         _ACTIVE.discard(self.base)
@@ -280,9 +335,10 @@ class _Engine:
 
     def begin(self, base: nn.Module, args: tuple, kwargs: dict) -> None:
         self.now = None
-        check_not_compiled()
         if args:
             kwargs = {**inspect.signature(base.forward).bind_partial(*args).arguments, **kwargs}
+        self.asked |= has_pixels(kwargs)
+        check_not_compiled()
         ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
         if ids is None:
             raise ValueError(
@@ -314,11 +370,33 @@ class _Engine:
     def end(self, base: nn.Module, args: tuple, output: Any) -> None:
         """Remember a key of each row's, where rows differ in what of them is padding or filler."""
         cache = getattr(output, "past_key_values", None)
-        if self.now is None or self.now.scene is None or cache is None:
+        if self.now is None:
+            return
+        self.check_made()
+        if self.now.scene is None or cache is None:
             return
         if any(seen is not None for seen in self.ledger.seen.values()):
             self.ledger.place = int(cache.get_seq_length(len(self.layers) - 1)) - 1
             self.ledger.mark = self._mark(cache, self.ledger.place)
+
+    def check_made(self) -> None:
+        """RuntimeError unless every planned cut of this call was made, and once."""
+        now, depth = self.now, len(self.layers)
+        if now.ran != depth:
+            raise RuntimeError(
+                f"{now.ran} of {depth} decoder layers were entered through their hooks in this "
+                "call, so it was not pruned as planned: give the model as it was before any part "
+                "of it was compiled or replaced"
+            )
+        for row, steps in enumerate(now.plan):
+            for step in steps:
+                layer = step.layer if now.look is None else now.look
+                if (times := now.made[row, step.stage, layer]) != 1:
+                    raise RuntimeError(
+                        f"row {row}: the cut of method {self.stages[step.stage].method.name!r} at "
+                        f"layer {layer} was made {times} times in this call, not once: give the "
+                        "model as it was before any part of it was compiled or replaced"
+                    )
 
     def _mark(self, cache: Any, place: int) -> Tensor | None:
         keys = getattr(cache.layers[len(self.layers) - 1], "keys", None)
@@ -429,6 +507,7 @@ class _Engine:
         if now is None:
             return None
         hidden = args[0]
+        now.ran += now.look is None or now.verdict is not None
         if now.scene is not None:
             now.scene.enter(i, hidden, kwargs["position_embeddings"], self.sees)
             if now.look is not None and now.verdict is None:
@@ -502,6 +581,8 @@ class _Engine:
                 scores, kept = stage.choose(evidence, keep)
             else:
                 scores, kept = stage.given[row]
+            now.made[row, k, i] += 1
+            stage.check_kept(kept, keep, len(places))
             depth, door = len(self.layers), i if now.look is None else 0
             until = next((s.layer for s in steps if (s.layer, s.stage) > (i, k)), depth)
             more = len(kept.index) - keep  # a selection may have counts of its own

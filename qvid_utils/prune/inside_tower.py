@@ -19,7 +19,8 @@ from torch.nn import functional
 from ..algebra.cuts import Infeasible, check_keep
 from ..algebra.tome import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 from ..families import Family, Unavailable
-from ..methods.keep_pooling import share_evenly
+from ..families.calls import instead
+from ..methods.floors import share_evenly
 
 __all__ = ["TowerSite"]
 
@@ -80,13 +81,13 @@ class TowerSite:
             left.callback(self._forget)
             for kind, address in self.towers.items():
                 tower = self.base.get_submodule(address)
-                left.enter_context(_instead(tower, "forward", self._tower(tower)))
+                left.enter_context(instead(tower, "forward", self._tower(tower)))
                 name = f"get_{kind}_features"
                 # the class's own: what pictures_once remembers is another encoding
                 own = getattr(type(self.base), name).__get__(self.base)
-                left.enter_context(_instead(self.base, name, self._encoder(kind, own)))
+                left.enter_context(instead(self.base, name, self._encoder(kind, own)))
             if hasattr(self.model, "generate"):
-                left.enter_context(_instead(self.model, "generate", self._generate()))
+                left.enter_context(instead(self.model, "generate", self._generate()))
             yield
 
     def told(self, ids: Tensor, encoded: dict[str, Any] | None = None) -> None:
@@ -202,7 +203,7 @@ class TowerSite:
             sizes = _Sizes(torch.ones(len(pixels), tokens, device=pixels.device))
             for layer, r in zip(layers, counts, strict=True):
                 run = functools.partial(self._layer, layer, layer.forward, r, sizes)
-                back.enter_context(_instead(layer, "forward", run))
+                back.enter_context(instead(layer, "forward", run))
             return whole(pixels, *args, **kwargs)
 
     def _layer(
@@ -283,16 +284,3 @@ def _joined(parts: Sequence[tuple[Tensor, Any]], tokens: int) -> Any:
         first.pooler_output = torch.cat([out.pooler_output for out in outs])[order]
     first.last_hidden_state = joined([out.last_hidden_state for out in outs])
     return first
-
-
-@contextmanager
-def _instead(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Inside the block the instance has another attribute, in front of its class's own."""
-    had, before = name in vars(module), vars(module).get(name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        vars(module).pop(name, None)
-        if had:
-            setattr(module, name, before)

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from ..algebra.cuts import Cut
 from ..algebra.selection import Kept
 from ..families import family_of
-from ..methods import Method
+from ..methods import Method, Rule
 from ..methods import method as find_method
 from ..methods.evidence import Evidence
-from ..methods.rules import Rule
 from .inside_tower import TowerSite
 
 __all__ = [
@@ -51,6 +50,24 @@ class Stage:
             raise ValueError(
                 f"keep={list(self.keeps)}: {count} numbers for a batch of {rows} prompts, give one "
                 "for all or one for each"
+            )
+
+    def check_kept(self, kept: Kept, keep: int, n_visual: int) -> None:
+        """RuntimeError where the selection gave another number of tokens than was planned."""
+        select, index = self.method.select, kept.index
+        own = any(
+            getattr(select, name, False) for name in ("own_counts", "official_counts", "adaptive")
+        )
+        if len(index) != keep and not (own and len(index)):
+            raise RuntimeError(
+                f"method {self.method.name!r}: its selection kept {len(index)} tokens where {keep} "
+                "were planned; give as many, or set `own_counts = True` on the selection"
+            )
+        steps = index.diff(prepend=index.new_tensor([-1]), append=index.new_tensor([n_visual]))
+        if not bool((steps > 0).all()):
+            raise RuntimeError(
+                f"method {self.method.name!r}: its selection gave the numbers {index.tolist()} for "
+                f"{n_visual} tokens; give each once, ascending, from 0 to {n_visual - 1}"
             )
 
     def keep_of(self, row: int, rows: int) -> int:

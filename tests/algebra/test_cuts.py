@@ -3,7 +3,6 @@
 import pytest
 
 from qvid_utils.algebra.cuts import (
-    V2DROP_LLAVA,
     Cut,
     Infeasible,
     at,
@@ -11,8 +10,9 @@ from qvid_utils.algebra.cuts import (
     staged,
     tokens_per_layer,
 )
+from qvid_utils.methods.v2drop import LLAVA
 
-V2DROP = staged((3, 17, 22), 32, last=1, published=V2DROP_LLAVA)
+V2DROP = staged((3, 17, 22), 32, last=1, published=LLAVA)
 
 
 def counts(cuts):

@@ -4,7 +4,7 @@ import pytest
 
 from qvid_utils.algebra import cuts as algebra_cuts
 from qvid_utils.algebra.cuts import Infeasible, mean_tokens, staged, tokens_per_layer
-from qvid_utils.methods import METHODS
+from qvid_utils.methods import METHODS, pyramiddrop
 
 
 def counts(name, keep, n_visual=576, n_layers=32):
@@ -78,11 +78,11 @@ def test_shares_of_the_original_and_of_the_current_count_differ():
 
 
 def test_the_repositorys_own_setting_of_pyramiddrop():
-    cuts = algebra_cuts.PYRAMIDDROP_DEFAULT(270, 576, 32)
+    cuts = pyramiddrop.DEFAULT(270, 576, 32)
     assert [(c.layer, c.keep) for c in cuts] == [(8, 288), (16, 144), (24, 72)]
     assert mean_tokens(cuts, 576, 32) == 270
     with pytest.raises(Infeasible, match="keep=64: .* can reach a mean of 144.8"):
-        algebra_cuts.PYRAMIDDROP_DEFAULT(64, 576, 32)
+        pyramiddrop.DEFAULT(64, 576, 32)
 
 
 NAMES = ("sparsevlm", "sparsevlm_plus", "pyramiddrop", "v2drop")

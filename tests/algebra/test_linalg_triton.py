@@ -17,7 +17,7 @@ from test_linalg import by_svd, draw  # the oracle, which neither route is
 from qvid_utils.algebra import linalg
 from qvid_utils.algebra.linalg import leverage
 from qvid_utils.algebra.selection import top_k
-from qvid_utils.methods.rules import RULES
+from qvid_utils.methods import RULES
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.cli import main
 from qvid_utils.workbook.tables.schema import read

@@ -5,7 +5,7 @@ import torch
 from twins import BOTH, DOTS, STAR, TALK, ask, built
 
 from qvid_utils.algebra.linalg import concentration, spectrum
-from qvid_utils.methods.budget_by_spectrum import modes, share_out
+from qvid_utils.methods.qvid_variants import modes, share_out
 from qvid_utils.prune.hooks import observed, pruned
 
 KEEP = 7

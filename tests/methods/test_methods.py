@@ -1,15 +1,16 @@
 """Methods are data: every entry complete, overrides honoured, mistakes named."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from qvid_utils.algebra.cuts import at, mean_tokens
 from qvid_utils.algebra.selection import top_k
-from qvid_utils.methods import METHODS, Method, method, rules
-from qvid_utils.methods.rules import RULES, rule
+from qvid_utils.methods import METHODS, RULES, Method, method, rule
 
+rules = SimpleNamespace(**RULES)
 every_method = pytest.mark.parametrize("name", METHODS)
 
 

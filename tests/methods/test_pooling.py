@@ -6,7 +6,7 @@ from merged import furthest, shorter
 from torch.nn.functional import adaptive_avg_pool2d
 from twins import BOTH, FILM, QWEN, STAR, ask, built
 
-from qvid_utils.methods.keep_pooling import pooled, share_evenly
+from qvid_utils.methods.floors import pooled, share_evenly
 from qvid_utils.prune.hooks import pruned
 
 

@@ -1,14 +1,16 @@
 """Every rule of RULES by identities; the formulas on examples that can be worked on paper."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from qvid_utils.algebra.linalg import numerical_rank
 from qvid_utils.algebra.selection import top_k
-from qvid_utils.methods import rules
+from qvid_utils.methods import RULES, rule
 from qvid_utils.methods.evidence import WORDS
-from qvid_utils.methods.rules import RULES, rule
 
+rules = SimpleNamespace(**RULES)
 H, N_q, N_v, N_t, D, D_H = 3, 4, 10, 7, 6, 5
 SHAPES = {
     "hidden": (N_v, D), "previous": (N_v, D), "features": (N_v, D),
@@ -368,7 +370,7 @@ def test_a_rule_needs_a_source_and_a_name_of_its_own(listed):
     def qvid(keys):
         return keys
 
-    with pytest.raises(ValueError, match="rule 'qvid' exists already in qvid_utils.methods.rules"):
+    with pytest.raises(ValueError, match="rule 'qvid' exists already in qvid_utils.methods.qvid"):
         rule(source="a test")(qvid)
 
 

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from qvid_utils.algebra.cuts import SPARSEVLM_LLAVA
 from qvid_utils.methods import METHODS, method
-from qvid_utils.methods.keep_in_llm import Recycle, Spread
+from qvid_utils.methods.dart import Spread
+from qvid_utils.methods.sparsevlm import LISTS, Recycle
 
 # --- recycling ---------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def test_the_published_lists_are_what_their_top_k_make():
     """The code's top-k numbers and its merged tokens come out of the totals alone."""
     top = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
     more = {192: (9, 4, 3), 128: (9, 7, 3), 96: (11, 7, 1), 64: (16, 2, 1)}
-    for (n, _, label), totals in SPARSEVLM_LLAVA.items():
+    for (n, _, label), totals in LISTS.items():
         for before, total, k, merged in zip(
             (n, *totals), totals, top[label], more[label], strict=False
         ):

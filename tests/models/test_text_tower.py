@@ -13,10 +13,9 @@ from twins import twin
 from qvid_utils import load
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.families.calls import pictures_once
-from qvid_utils.methods import method
-from qvid_utils.methods.keep_encoder import greedy_dpp
-from qvid_utils.methods.keep_merging import WithMean
-from qvid_utils.methods.rules import RULES
+from qvid_utils.methods import RULES, method
+from qvid_utils.methods.cdpruner import greedy_dpp
+from qvid_utils.methods.trim import WithMean
 from qvid_utils.models.clip import ClipPair, clip_pair
 from qvid_utils.paths import DATA
 from qvid_utils.prune.hooks import observed, pruned

@@ -31,8 +31,9 @@ def test_eight_lines_are_eight_lines():
 def test_moved_into_the_package_it_is_in_notebook_02_without_another_edit(tmp_path):
     shutil.copytree(ROOT / "qvid_utils", tmp_path / "qvid_utils",
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    with (tmp_path / "qvid_utils" / "methods" / "rules.py").open("a", encoding="utf-8") as rules:
-        rules.write(f"\n\n{own_rule()}\n")
+    head = "import torch\n\nfrom .scoring import rule\n\n\n"
+    file = tmp_path / "qvid_utils" / "methods" / "mine.py"
+    file.write_text(f"{head}{own_rule()}\n", encoding="utf-8")
     told = subprocess.run(
         [sys.executable, "-c", ASK], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, check=True,

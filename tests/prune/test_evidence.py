@@ -10,9 +10,8 @@ from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, t
 from qvid_utils.algebra.cuts import Cut
 from qvid_utils.families import FAMILIES
 from qvid_utils.families.projections import project
-from qvid_utils.methods import Method
+from qvid_utils.methods import RULES, Method
 from qvid_utils.methods.evidence import WORDS, Evidence
-from qvid_utils.methods.rules import RULES
 from qvid_utils.prune.hooks import observed, pruned
 
 ROWS = ("attention", "last_row", "last_row_before")

@@ -10,8 +10,8 @@ from twins import DOTS, STAR, ask, built
 from qvid_utils.algebra.cuts import at
 from qvid_utils.algebra.selection import Kept
 from qvid_utils.families import Unavailable
-from qvid_utils.methods import METHODS, method, rules_encoder
-from qvid_utils.methods.keep_encoder import Chunks
+from qvid_utils.methods import METHODS, RULES, method
+from qvid_utils.methods.holov import Chunks
 from qvid_utils.prune.hooks import observed, pruned
 
 
@@ -137,7 +137,7 @@ def test_switches_of_a_rule_are_told_apart(name, options, says):
         model(**ask(STAR))
 
 
-@pytest.mark.parametrize("rule", [rules_encoder.trim, rules_encoder.relevance])
+@pytest.mark.parametrize("rule", [RULES["trim"], RULES["relevance"]])
 def test_a_sign_is_one_or_minus_one(rule):
     with pytest.raises(ValueError, match="sign=0: give 1 or -1"):
         rule(torch.eye(3), torch.eye(3), sign=0)

@@ -395,8 +395,7 @@ def test_words_after_an_earlier_cut_number_the_tokens_that_are_left():
     from dataclasses import replace
 
     from qvid_utils.algebra.cuts import Cut
-    from qvid_utils.methods import method
-    from qvid_utils.methods.rules import RULES
+    from qvid_utils.methods import RULES, method
 
     model, inputs = built(), ask(STAR)
     every = seen(model, inputs, "cls_row")[0]["cls_row"].mean(0)

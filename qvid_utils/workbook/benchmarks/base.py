@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .scoring import SCORERS, Judge, Metrics, Scorer, right, value_of
+from .scoring import SCORERS, Judge, Metrics, Scorer, mean, right, value_of, yes_or_no
 
 REQUIRED = ("id", "picture", "image", "question", "answer", "kind", "split", "group")
 #: What names a cell; retention_pct is there only where a run has budgets as shares.
 CELL = ["method", "variant", "keep", "retention_pct", "layer", "rank"]
 #: What records without such columns come from; `evaluate` adds them for any other run.
 RUN = {"model": "tiny/llava", "device": "cpu", "dtype": "float32"}
+YES_NO = ("pope", "mme")  # metrics of the embedded suites whose answers are yes or no
 FULL = "full"  # the method of records of the unpruned model
 #: Embedded suite -> the published benchmark that it stands for.
 PAPER_BENCHMARKS: Mapping[str, str] = MappingProxyType({
@@ -72,6 +73,13 @@ class Suite:
             return float(rule.hit(prediction, row, self.judge))
         return float(right(prediction, row.answer))
 
+    def reads(self, prediction: str, row: Any) -> bool:
+        """Whether the metric's rule reads anything in an answer; row: the question's."""
+        rule = SCORERS[self.metric]
+        if isinstance(rule, Scorer):
+            return rule.reads(prediction, row)
+        return yes_or_no(prediction) if self.metric in YES_NO else bool(prediction.strip())
+
     @property
     def _groups(self) -> pd.Series:
         """The pair or rotation of each question; a question without one is its own group."""
@@ -116,7 +124,8 @@ class Suite:
 
 
 def metrics(suite: Suite, records: pd.DataFrame) -> Metrics:
-    """The suite's metrics over its records, as ratios; records in the order of their samples.
+    """The suite's metrics over its records, as ratios; records in the order of their samples. The
+    last is `unread`, in %, where a published rule reads nothing in some answers.
 
     Raises ValueError where records are missing or double: a metric over part of a suite is another.
     """
@@ -132,7 +141,9 @@ def metrics(suite: Suite, records: pd.DataFrame) -> Metrics:
     asked = suite.samples.set_index("id", drop=False).drop(columns=known)
     records = records.join(asked, on="sample")
     hits = [suite.hit(row.prediction, row) for row in records.itertuples()]
-    return rule.total(records, np.array(hits, dtype=float))
+    found = rule.total(records, np.array(hits, dtype=float))
+    lost = np.array([not suite.reads(row.prediction, row) for row in records.itertuples()], float)
+    return found | ({"unread": [mean(lost)]} if lost.any() else {})
 
 
 def score(suite: Suite, records: pd.DataFrame) -> dict[str, float]:

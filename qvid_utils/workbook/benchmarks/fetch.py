@@ -7,6 +7,7 @@ files go into the hub's cache. A download that was cut off goes on where it stop
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 from ...families import Unavailable
@@ -74,8 +75,13 @@ def _unpack(folder: Path) -> None:
     for archive in sorted(folder.rglob("*.zip")):
         done = archive.with_suffix(".unpacked")
         if not done.exists():
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(archive.parent)
+            try:
+                with zipfile.ZipFile(archive) as packed:
+                    packed.extractall(archive.parent)
+            except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as cause:
+                raise ValueError(
+                    f"{archive} cannot be unpacked ({cause}): delete it and fetch it again"
+                ) from cause
             done.touch()
 
 

@@ -3,12 +3,13 @@
 A picture is {"bytes", "path"}, of a parquet cell or of a file.
 """
 
-import io
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+
+from ...models.pictures import opened
 
 PROFILE_MODELS = {"tiny": "tiny/llava", "paper": "llava-hf/llava-1.5-7b-hf"}
 EMBEDDED_TOKENS = 144  # visual tokens of the embedded model's picture
@@ -16,12 +17,12 @@ PICTURE = 576  # tokens of a picture, of LLaVA-1.5; others are no further from i
 
 
 def picture(cell: dict, sample: str) -> Image.Image:
-    """A picture {"bytes", "path"}, of a parquet cell or a file; a broken one: ValueError with the
-    id and the path."""
+    """A picture {"bytes", "path"}, of a parquet cell or a file, upright (`models.pictures`); a
+    broken one: ValueError with the id and the path."""
     try:
         held = cell["bytes"]
-        return Image.open(cell["path"] if held is None else io.BytesIO(held)).convert("RGB")
-    except (OSError, KeyError, TypeError, AttributeError) as cause:
+        return opened(cell["path"] if held is None else held)
+    except (ValueError, KeyError, TypeError) as cause:
         where = cell.get("path") if isinstance(cell, dict) else None
         which = f"its picture {where}" if where else "its picture"
         raise ValueError(f"sample {sample!r}: {which} cannot be read ({cause})") from cause

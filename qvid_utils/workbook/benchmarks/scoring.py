@@ -5,6 +5,7 @@ MME's points. Every metric is a sum of ratios of sums over questions (`Ratio`), 
 value and its standard error over pictures by the same two lines.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,13 +44,20 @@ class Scorer:
 
     hit(prediction, row, judge): an answer's worth in [0, 1], from the columns of its question; NaN
     where the metric is one of the whole set (CIDEr). total(records, hits): the metrics, headline
-    first. needs_judge: the published rule has no other way of reading an answer.
+    first. needs_judge: the published rule has no other way of reading an answer. reads(prediction,
+    row): whether it reads anything in an answer, and does not merely count it for right or wrong.
     """
 
     hit: Callable[[str, Any, Judge | None], float]
     total: Callable[[pd.DataFrame, np.ndarray], Metrics]
     headline: str = "accuracy"
     needs_judge: bool = False
+    reads: Callable[[str, Any], bool] = lambda prediction, row: bool(prediction.strip())
+
+
+def yes_or_no(prediction: str, row: Any = None) -> bool:
+    """Whether an answer holds yes, no or not as a word."""
+    return not {"yes", "no", "not"}.isdisjoint(re.findall("[a-z]+", prediction.lower()))
 
 
 def right(prediction: str, answer: str) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...methods import GROUPS
 from ..benchmarks.base import FULL, PAPER_BENCHMARKS
-from ..tables.methods import GROUPS
 from .base import (
     BLUE,
     DASHES,

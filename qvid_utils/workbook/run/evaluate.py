@@ -17,7 +17,7 @@ from ...algebra.cuts import Infeasible
 from ...algebra.linalg import kernel
 from ...families import family_of, takes_videos
 from ...families.calls import pictures_once
-from ...methods.budget_by_spectrum import modes, share_out
+from ...methods.qvid_variants import modes, share_out
 from ...models.load import load
 from ...paths import PROFILES
 from ...prune.hooks import observed, pruned

@@ -166,8 +166,8 @@ class Grid:
 
     @torch.inference_mode()
     def alone(self, cell: tuple | list | None) -> Answer:
-        """The answer of a cell by itself."""
-        if cell is None:
+        """The answer of a cell by itself; where no prompt has a picture, that of the full model."""
+        if cell is None or not any(self.counts):
             return Answer(self._new(self._generate()), [], [float(n) for n in self.counts])
         name, keep, options = (cell, None, {}) if isinstance(cell, list) else (*cell, {})[:3]
         budget = {} if keep is None else {"keep": keep}

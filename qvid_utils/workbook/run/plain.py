@@ -33,7 +33,9 @@ COUNTED = (
     *(f"workbook/run/{name}.py" for name in ("cell", "evaluate", "grid")),
 )
 #: Fields that say something about a method or a checkpoint and do nothing.
-WORDS_ONLY = frozenset({"source", "note", "label"})
+WORDS_ONLY = frozenset(
+    ("source", "departures", "venue", "link", "key", "label", "short", "curve", "apart", "cost")
+)
 #: Where Python and the installed libraries are.
 LIBRARY = [Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib", "purelib", "platlib")]
 #: What reads a name of the module.

@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ...algebra.cuts import Cut
-from ...methods import METHODS, method
-from ...methods.rules import RULES
+from ...methods import METHODS, RULES, method
 from ..benchmarks.base import FULL
 from ..benchmarks.prompts import same_share
 from ..run.cell import Cell, grid, keeps_of

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from ...algebra import linalg
@@ -28,6 +27,7 @@ from ...algebra.cuts import At, Infeasible, tokens_per_layer
 from ...families import Unavailable, family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import Method, method
+from ...models import pictures
 from ...prune.hooks import Trace, observed, pruned
 from ..cost import flops
 from .low_rank import Reading, default_layer, word_scores
@@ -210,16 +210,8 @@ def opened(source: Any) -> Image.Image:
     ValueError, naming what came, where it is none.
     """
     try:
-        if isinstance(source, Image.Image):
-            return source.convert("RGB")
-        if isinstance(source, np.ndarray):
-            if source.ndim != 3:  # Pillow would take a matrix of any numbers
-                raise ValueError(f"{source.dtype} of shape {source.shape}")
-            return Image.fromarray(source).convert("RGB")
-        if isinstance(source, bytes | memoryview):
-            return Image.open(BytesIO(bytes(source))).convert("RGB")
-        return Image.open(Path(source).expanduser()).convert("RGB")
-    except (OSError, TypeError, ValueError, UnidentifiedImageError) as cause:
+        return pictures.opened(source)
+    except ValueError as cause:
         came = str(source)
         if not isinstance(source, str | Path):
             came = f"{len(source)} bytes" if isinstance(source, bytes) else type(source).__name__

@@ -13,7 +13,6 @@ from ...methods import METHODS
 from ..benchmarks.base import FULL, Suite
 from ..tables import schema as results
 from ..tables.conclusions import differences
-from ..tables.methods import group
 from ..tables.report import normalised
 from ..tables.schema import AVERAGE
 from ..tables.statistics import paired
@@ -45,10 +44,7 @@ def standings(
         mean = normalised(chosen, suites)[["method", "keep", "mean_tokens", "value", "stderr", "n"]]
         gaps = differences(chosen, [suite.name for suite in suites], seed=seed)
         frame = pd.DataFrame(
-            [
-                (reading, e.budget, group(METHODS[e.method]), e.method, e.keep, e.floor)
-                for e in mine
-            ],
+            [(reading, e.budget, METHODS[e.method].group, e.method, e.keep, e.floor) for e in mine],
             columns=["reading", "budget", "group", "method", "asked_keep", "floor"],
         )
         keys = {"left_on": ["method", "budget"], "right_on": ["method", "keep"], "how": "left"}
@@ -83,7 +79,7 @@ def ranks(
         low, high = np.quantile(placed, [0.025, 0.975], axis=0)
         own = pd.DataFrame({"accuracy": 100 * right.mean(), "low": low, "high": high})
         own.insert(1, "rank", (-own["accuracy"]).round(9).rank())
-        own.insert(0, "group", [group(METHODS[name]) for name in own.index])
+        own.insert(0, "group", [METHODS[name].group for name in own.index])
         rows.append(own.reset_index().assign(reading=reading, budget=budget))
     frame = pd.concat(rows, ignore_index=True)
     return frame[["reading", "budget", "group", "method", "accuracy", "rank", "low", "high"]]

@@ -145,7 +145,7 @@ def per_frame(name: str) -> Method:
         chosen,
         name=f"{name}_per_frame",
         select=top_k_by_picture,
-        note=f"{chosen.note} Equal budgets for all frames: ours.".strip(),
+        departures=f"{chosen.departures} Equal budgets for all frames: ours.".strip(),
         label=f"{chosen.label}, per frame",
     )
 
@@ -157,7 +157,7 @@ def in_frames(name: str) -> Method:
         per_frame(name),
         name=f"{name}_in_frames",
         select=top_k_in_pictures,
-        note=f"{method(name).note} Tokens that show no place come last: ours.".strip(),
+        departures=f"{method(name).departures} Tokens that show no place come last: ours.".strip(),
         label=f"{method(name).label}, no class tokens",
     )
 

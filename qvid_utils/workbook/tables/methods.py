@@ -2,50 +2,27 @@
 
     main, notes = catalogue(), departures()
 
-Only what no code can know is written here: where a work was published, and which works have no
-training-free public code. All else is computed: the score is the first sentence of the rule, the
-needs are its words of evidence, the families those whose models have what the words ask for.
+Only the works that have no training-free public code are written here. All else is computed: the
+score is the first sentence of the rule, the needs are its words of evidence, the families those
+whose models have what the words ask for.
 """
 
 import inspect
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
-from ...algebra.cuts import At, Staged
+from ...algebra.cuts import Staged
 from ...families import FAMILIES, Family
 from ...methods import METHODS, Method
 from ...methods.evidence import needing
-from ...methods.keep_encoder import Chunks
 from ...paths import figures_dir
 from .schema import save_table
 
-__all__ = [
-    "ABSENT", "GROUPS", "VENUES", "catalogue", "departures", "group", "refusal", "site", "store",
-]  # fmt: skip
+__all__ = ["ABSENT", "catalogue", "departures", "refusal", "store"]
 
-#: Where the work behind a method was published; a method that is not here is ours or a floor.
-VENUES: Mapping[str, str] = MappingProxyType({
-    "qvid": "ICML 2026 workshop", "per_head_max": "QViD, Appendix E",
-    "column_norm": "QViD, Appendix B", "sigma_weighted": "QViD, Appendix E",
-    "leverage_qr": "QViD, Appendix F", "fastv": "ECCV 2024", "fastv_k3": "ECCV 2024",
-    "sparsevlm": "ICML 2025", "sparsevlm_plus": "repository, 2025", "pyramiddrop": "CVPR 2025",
-    "dart": "EMNLP 2025", "fitprune": "AAAI 2025", "v2drop": "CVPR 2026",
-    "v2drop_cosine": "arXiv, 2025", "v2drop_qwen2_vl": "CVPR 2026",
-    "svd_prune": "arXiv 2604.11530", "fastervlm": "arXiv, 2024", "hired": "AAAI 2025",
-    "visionzip": "CVPR 2025", "prumerge": "ICCV 2025", "prumerge_plus": "ICCV 2025",
-    "vispruner": "ICCV 2025", "divprune": "CVPR 2025", "scope": "NeurIPS 2025",
-    "holov": "NeurIPS 2025", "tome": "ICLR 2023", "trim": "COLING 2025",
-    "cdpruner": "NeurIPS 2025",
-})  # fmt: skip
 #: Families whose prompts hold tokens that show no place, so that a picture is no plain grid.
 LINE_BREAKS = frozenset({"llava_onevision"})
-FLOORS = frozenset({"random", "stride", "pooling", "downsampling"})
-#: Ours, beyond both papers; what only takes a method apart (one cut, a rotated M) is not here.
-OURS = frozenset({"qvid_adaptive", "qvid_head_weighted"})
-GROUPS = ("in the language model", "before the language model", "ours", "floors")
 
 #: Works that the papers' tables name and this package does not have: (label, venue, why).
 ABSENT = (
@@ -62,23 +39,6 @@ ABSENT = (
         "model: no training-free form exists, not implemented.",
     ),
 )
-
-
-def site(method: Method) -> str:
-    """Where the tokens go: "tower", "door" (of the language model) or "layers"."""
-    if method.encode is not None:
-        return "tower"
-    schedule = method.schedule
-    return "door" if isinstance(schedule, At) and schedule.depth == 0 else "layers"
-
-
-def group(method: Method) -> str:
-    """One of GROUPS: where a method stands in the comparison."""
-    if method.name in FLOORS:
-        return "floors"
-    if method.name in OURS:
-        return "ours"
-    return "in the language model" if site(method) == "layers" else "before the language model"
 
 
 def refusal(method: Method, family: Family) -> str:
@@ -116,7 +76,7 @@ def departures() -> pd.DataFrame:
             "method": method.name,
             "chooses": _sentence(method.select),
             "source": method.source,
-            "departures": method.note,
+            "departures": method.departures,
         }
         for method in METHODS.values()
     ]
@@ -145,8 +105,8 @@ def _row(method: Method) -> dict[str, Any]:
     return {
         "method": method.name,
         "work": method.label,
-        "venue": VENUES.get(method.name, "floor" if method.name in FLOORS else "ours"),
-        "where": _where(method),
+        "venue": method.venue,
+        "where": method.where,
         "score": _sentence(method.rule),
         "needs": _needs(method),
         "merges": "yes" if _merges(method) else "no",
@@ -154,18 +114,6 @@ def _row(method: Method) -> dict[str, Any]:
         "count": _count(method),
         "families": "all five" if len(carried) == len(FAMILIES) else names,
     }
-
-
-def _where(method: Method) -> str:
-    place = site(method)
-    if place == "tower":
-        return "inside the vision tower"
-    if place == "door":
-        return "door of the language model"
-    schedule = method.schedule
-    depths = (schedule.depth,) if isinstance(schedule, At) else schedule.depths
-    word = "layer" if len(depths) == 1 else "layers"
-    return f"{word} {', '.join(map(str, depths))} of {schedule.of}"
 
 
 def _needs(method: Method) -> str:
@@ -185,8 +133,7 @@ def _needs(method: Method) -> str:
 
 
 def _merges(method: Method) -> bool:
-    # HoloV's selection merges nothing: it puts what it keeps in an order of its own
-    return method.encode is not None or (method.merges and not isinstance(method.select, Chunks))
+    return method.encode is not None or (method.merges and getattr(method.select, "mixes", True))
 
 
 def _count(method: Method) -> str:

@@ -11,6 +11,7 @@ import twins
 
 from qvid_utils.families import Unavailable
 from qvid_utils.workbook.benchmarks import scoring
+from qvid_utils.workbook.benchmarks.base import score
 from qvid_utils.workbook.benchmarks.published import published, reading, scorers
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell
@@ -251,7 +252,57 @@ def test_pope_has_f1_per_split_and_their_mean():
     found = totals("pope_published", [1, 0, 0, 1], prediction=said, answer=true,
                    split=["random"] * 3 + ["popular"])  # fmt: skip
     assert found == {"f1": 75, "accuracy": 50, "f1_random": 50, "f1_popular": 100,
-                     "f1_pooled": pytest.approx(100 * 4 / 6)}  # fmt: skip
+                     "f1_pooled": pytest.approx(100 * 4 / 6), "accuracy_lmms": 50,
+                     "f1_lmms": pytest.approx(100 * 4 / 6), "unread": 0}  # fmt: skip
+
+
+def test_garbage_is_yes_to_popes_script_and_wrong_to_lmms_eval():
+    """Six of twelve are yes: all read as yes, F1 = 2·6/(2·6+6); as lmms-eval reads it nothing is.
+    "Yes, it is." is yes to the script and no word alone to lmms-eval; "no" is right twice."""
+    said, true = ["", "</s>", "the the", "?"] * 3, ["yes", "no"] * 6
+    found = totals("pope_published", [1, 0] * 6, prediction=said, answer=true, split=["a"] * 12)
+    assert found["f1"] == 100 * 2 / 3 and found["f1_lmms"] == found["accuracy_lmms"] == 0
+    assert found["unread"] == 100
+    said, true = ["Yes, it is.", "yes", "no", "Yes"], ["yes", "yes", "no", "no"]
+    found = totals("pope_published", [1, 1, 1, 0], prediction=said, answer=true, split=["a"] * 4)
+    assert found["f1"] == 80 and found["accuracy_lmms"] == 50
+    assert found["f1_lmms"] == pytest.approx(100 * 2 / 3), "the first is neither word, no miss"
+
+
+READS = [  # metric, columns of the question, what is read, what is not
+    ("pope_published", {}, ["Yes, it is.", "not there", "NO"], ["", "?", "the the", "know"]),
+    ("mme_published", {}, ["yes", "N", "No, it"], ["maybe", ""]),
+    ("scienceqa", {}, ["B", "b", "A. red"], ["red", "", "the B"]),
+    ("ai2d", {}, ["C", "C. eye"], ["eye", ""]),
+    ("seedbench", {}, ["C", "c", "a cat"], ["(C)", "", "?"]),
+    ("mmbench", {"options": ["red", "blue"]}, ["A", "it is blue"], ["it", ""]),
+    ("mmmu", {"kind": "multiple-choice", "options": ["x", "y"]}, ["(A)", "B."], ["none", ""]),
+    ("mmmu", {"kind": "open", "options": []}, ["5"], ["", " "]),
+    ("mvbench", {}, ["B", "(b) fall"], ["it falls", ""]),
+    ("videomme", {}, ["The answer is B."], ["it", ""]),
+    ("hallusion_words", {}, ["Yes.", "no"], ["maybe", ""]),
+    ("exact", {}, ["red"], ["", " \n"]),
+]
+
+
+@pytest.mark.parametrize("metric, row, read, lost", READS, ids=[one for one, *_ in READS])
+def test_an_answer_in_which_nothing_is_read_is_told_from_a_wrong_one(metric, row, read, lost):
+    reads = SCORERS[metric].reads
+    assert [reads(text, Row(**row)) for text in read] == [True] * len(read)
+    assert [reads(text, Row(**row)) for text in lost] == [False] * len(lost)
+
+
+def test_the_metrics_say_what_share_was_not_read(tmp_path):
+    one = published("pope", samples.write("pope", tmp_path))
+    frame = one.samples.rename(columns={"id": "sample"}).drop(columns="image")
+    said = ["yes", "no", "yes", "?", "", "no"]
+    found = score(one, frame.assign(prediction=said))
+    assert list(found)[-1] == "unread" and found["unread"] == pytest.approx(100 / 3)
+    assert score(one, frame.assign(prediction="yes"))["unread"] == 0
+    gqa = published("gqa", samples.write("gqa", tmp_path / "gqa"))
+    frame = gqa.samples.rename(columns={"id": "sample"}).drop(columns="image")
+    assert score(gqa, frame.assign(prediction=["red", " "]))["unread"] == 50
+    assert "unread" not in score(gqa, frame.assign(prediction="red"))
 
 
 @pytest.mark.parametrize(

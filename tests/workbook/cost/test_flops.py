@@ -212,9 +212,9 @@ def test_qvids_table_8_from_the_matrices():
 
 
 def test_v2drops_rows_of_table_8_fit_neither_count():
-    from qvid_utils.algebra.cuts import V2DROP_LLAVA
+    from qvid_utils.methods.v2drop import LLAVA
 
-    schedule = staged((3, 17, 22), 32, last=1, published=V2DROP_LLAVA)
+    schedule = staged((3, 17, 22), 32, last=1, published=LLAVA)
     for keep, value in printed(8, "total_compute", "v2drop").items():
         tokens = tokens_per_layer(schedule(keep, 576, 32), 576, 32)
         assert 0.2 < value - per_parameter(7e9, tokens, 57.1, 32) / 1e12 < 0.25

@@ -8,14 +8,13 @@ from test_figures import is_hidden_tick, texts
 from qvid_utils.methods import METHODS
 from qvid_utils.workbook.plots import methods as figures_methods
 from qvid_utils.workbook.studies.equal_budgets import COMPARED
-from qvid_utils.workbook.tables.methods import group
 
 BUDGETS = (48, 32, 16)
 
 
 def make_standings():
     rows = [
-        (reading, budget, group(METHODS[name]), name, 90.0 - place + budget / 16 - 5 * late, 1.0)
+        (reading, budget, METHODS[name].group, name, 90.0 - place + budget / 16 - 5 * late, 1.0)
         for late, reading in enumerate(("label", "mean"))
         for budget in BUDGETS
         for place, name in enumerate(COMPARED)
@@ -28,7 +27,7 @@ def make_standings():
 
 def make_ranks():
     rows = [
-        (reading, 16, group(METHODS[name]), name, place + 1.0, place + 0.5, place + 2.0)
+        (reading, 16, METHODS[name].group, name, place + 1.0, place + 0.5, place + 2.0)
         for reading in ("label", "mean")
         for place, name in enumerate(COMPARED if reading == "label" else COMPARED[1:])
     ]

@@ -13,8 +13,7 @@ from published_samples import film
 from twins import embedded
 
 from qvid_utils import load
-from qvid_utils.methods import METHODS
-from qvid_utils.methods.rules import RULES
+from qvid_utils.methods import METHODS, RULES
 from qvid_utils.paths import DATA
 from qvid_utils.workbook.benchmarks import Suite, suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
@@ -228,7 +227,7 @@ def test_an_object_that_nobody_can_describe_is_named():
 
 def test_a_rule_whose_helper_changed_is_asked_anew(loaded, tmp_path):
     text = """
-        from qvid_utils.methods.rules import rule
+        from qvid_utils.methods import rule
         SIGN = {}
         def signed(keys):
             return SIGN * keys.float().norm(dim=-1).mean(0)

@@ -15,8 +15,7 @@ import pytest
 import torch
 from twins import embedded
 
-from qvid_utils.methods import METHODS, Method
-from qvid_utils.methods.rules import RULES
+from qvid_utils.methods import METHODS, RULES, Method
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import Suite, suite
 from qvid_utils.workbook.cli import ask as command

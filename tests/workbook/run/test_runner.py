@@ -10,8 +10,7 @@ from twins import embedded
 
 from qvid_utils import pruned
 from qvid_utils.families import Unavailable
-from qvid_utils.methods import METHODS, Method
-from qvid_utils.methods.rules import RULES
+from qvid_utils.methods import METHODS, RULES, Method
 from qvid_utils.workbook.benchmarks import Suite, suite, video_suite
 from qvid_utils.workbook.benchmarks.prompts import picture, prompts
 from qvid_utils.workbook.run import evaluate as runner

@@ -8,15 +8,16 @@ our notes of the benchmarks' papers. None was counted on the files, and nothing 
 run's "done" and standard errors of the papers' tables rests on it.
 
 `post` is the sentence after the question, per model family; lmms-eval gives the five families here
-the same one everywhere ("default"). A `row` function turns one row of a file into a sample.
+the same one everywhere ("default"). `rows` turns one row of a
+file into a sample.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from .reading import LETTERS, listed
-from .valid_answers import YES_NO, among, choice, number, numbers
+from . import rows
+from .rows import CHOICE
 
 WORD = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -55,6 +56,10 @@ class Benchmark:
     join: tuple[str, str, str] | None = None
     keep: Callable[[Mapping[str, Any]], bool] | None = None
     media: str = "image"
+    parts: tuple[str, ...] = ()
+    released: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     judge: str = ""
     needs: str = ""
     note: str = ""
@@ -68,210 +73,6 @@ class Benchmark:
         """The sentence after the question, as the harness gives it to a family."""
         post = self.post or {"default": ""}
         return post.get(family, post["default"])
-
-
-def _text(cell: Any) -> str:
-    """A cell as text; what a file leaves empty, in any of the ways files have, is ""."""
-    text = "" if cell is None or cell != cell else str(cell)
-    return "" if text == "nan" else text
-
-
-def _lettered(options: list[str]) -> str:
-    return "\n".join(f"{x}. {option}" for x, option in zip(LETTERS, options, strict=False))
-
-
-def _asked(doc: Mapping[str, Any], post: str) -> dict:
-    """The question as it stands (GQA, ChartQA, POPE, OCRBench)."""
-    return {"question": _text(doc["question"]).strip() + post, "answer": _text(doc["answer"])}
-
-
-def _gqa(doc, post):
-    return _asked(doc, post) | {"id": doc["id"], "picture": _text(doc.get("imageId"))}
-
-
-def _scienceqa(doc, post):
-    context = f"Context: {doc['hint']}\n" if _text(doc["hint"]) else ""
-    options = listed(doc["choices"])
-    question = f"{context}{doc['question']}\n{_lettered(options)}{post}"
-    return {"question": question} | choice(number(_text(doc["answer"])), numbers(options))
-
-
-def _textvqa(doc, post, ocr=False):
-    answers = listed(doc["answers"])
-    tokens = f"\nReference OCR token: {', '.join(listed(doc['ocr_tokens']))}" if ocr else ""
-    return {
-        "id": doc["question_id"],
-        "question": f"{_text(doc['question']).capitalize()}{tokens}{post}",
-        "answer": max(answers, key=answers.count) if answers else "",
-        "answers": answers,
-    }
-
-
-def _textvqa_ocr(doc, post):
-    return _textvqa(doc, post, ocr=True)
-
-
-def _pope(doc, post):
-    told = _asked(doc, post)
-    told |= among(told["answer"].strip().lower(), YES_NO)
-    return told | {
-        "id": f"{doc['category']}/{doc['question_id']}",
-        "split": doc["category"],
-        "picture": _text(doc.get("image_source")),
-    }
-
-
-def _mme(doc, post):
-    question = _text(doc["question"]).strip().replace(" Please answer yes or no.", "")
-    category, pair = _text(doc["category"]), _text(doc["question_id"])
-    return among(_text(doc["answer"]).strip().lower().replace(".", ""), YES_NO) | {
-        "question": question + post,
-        "answer": _text(doc["answer"]),
-        "split": category,
-        "group": f"{category}/{pair}",
-    }
-
-
-def _mmbench(doc, post):
-    options = {x: text for x in LETTERS[:5] if (text := _text(doc.get(x)))}
-    hint = f"{doc['hint']} " if _text(doc["hint"]) else ""
-    listing = "\n".join(f"{x}. {option}" for x, option in options.items())
-    answer = _text(doc["answer"]).strip()
-    return among(answer, list(options)) | {
-        "id": doc["index"],
-        "question": f"{hint}{doc['question']} There are several options:\n{listing}\n{post}",
-        "answer": answer,
-        "kind": _text(doc.get("category")),
-        # an option order turned by k has the index + k million
-        "group": str(int(doc["index"]) % 1_000_000),
-        "options": list(options.values()),
-        "asked": doc["question"],
-    }
-
-
-def _ai2d(doc, post):
-    options = listed(doc["options"])
-    question = f"{doc['question']}\n{_lettered(options)}{post}"
-    return {"question": question} | choice(number(_text(doc["answer"])), numbers(options))
-
-
-def _chartqa(doc, post):
-    split = "human" if doc["type"] == "human_test" else "augmented"
-    return _asked(doc, post) | {"split": split}
-
-
-OPEN = "Answer the question using a single word or phrase."
-CHOICE = "Answer with the option's letter from the given choices directly."
-
-
-def _mmmu(doc, post):
-    closed = doc["question_type"] == "multiple-choice"
-    options = listed(doc["options"]) if closed else []
-    listing = f"{_lettered(options)}\n\n{post}" if closed else f"\n{OPEN}"
-    answers = listed(doc["answer"])
-    answer = answers[0].strip() if answers else ""
-    told = among(answer, LETTERS[: len(options)]) if closed else {}
-    return told | {
-        "id": doc["id"],
-        "question": f"{doc['question']}\n{listing}",
-        "answer": answer,
-        "kind": doc["question_type"],
-        "options": options,
-        "answers": answers,
-        "shown": _shown(doc, options),
-    }
-
-
-def _mmmu_pro(doc, post):
-    return _mmmu({**doc, "question_type": "multiple-choice"}, post)
-
-
-def _shown(doc: Mapping[str, Any], options: list[str]) -> list[str]:
-    """The columns of the pictures that question and options name, <image 1> first."""
-    text = f"{doc['question']}\n{_lettered(options)}"
-    return [f"image_{i}" for i in range(1, 8) if f"<image {i}>" in text]
-
-
-def _ocrbench(doc, post):
-    answers = listed(doc["answer"]) if not isinstance(doc["answer"], str) else [doc["answer"]]
-    return {
-        "question": _text(doc["question"]).strip() + post,
-        "answer": answers[0] if answers else "",
-        "kind": _text(doc["dataset"]),
-        "split": _text(doc["question_type"]),
-        "answers": answers,
-    }
-
-
-def _seedbench(doc, post):
-    options = [doc[f"choice_{x}"] for x in "abcd"]
-    question = f"{doc['question']}\n{_lettered(options)}{post}"
-    answer = _text(doc["answer"]).strip()
-    told = {"id": doc["question_id"], "question": question, "answer": answer}
-    return told | among(answer.upper(), LETTERS[: len(options)])
-
-
-def _hallusion(doc, post):
-    kind, figure = _text(doc["category"]), _text(doc["figure_id"])
-    group = "_".join(_text(doc[key]) for key in ("category", "subcategory", "set_id"))
-    truth = number(_text(doc["gt_answer"]))
-    return among(truth, ("0", "1")) | {
-        "id": f"{group}_{figure}_{doc['question_id']}",
-        "question": _text(doc["question"]) + post,
-        "answer": {"1": "yes", "0": "no"}.get(truth, ""),
-        "kind": kind,
-        "group": group,
-        "asked": doc["question"],
-        "details": _text(doc["gt_answer_details"]),
-        "figure": f"{group}_{figure}",
-        "pair": f"{group}_{doc['question_id']}",
-        "without": kind == "VS" and figure == "0",
-    }
-
-
-def _caption(doc, post):
-    answers = listed(doc["answer"])
-    return {
-        "id": doc["question_id"],
-        "question": "Provide a one-sentence caption for the provided image.",
-        "answer": answers[0] if answers else "",
-        "answers": answers,
-    }
-
-
-def _mvbench(doc, post):
-    options = listed(doc["candidates"])
-    listing = "".join(f"({x}) {option}\n" for x, option in zip(LETTERS, options, strict=False))
-    return choice(_text(doc["answer"]), options) | {
-        "question": f"Question:{doc['question']}\nOption:\n{listing}{post}",
-        "picture": doc["video"],
-        "part": _part(doc.get("start"), doc.get("end")),
-    }
-
-
-def _part(start: float | None, end: float | None) -> tuple[float, float] | None:
-    """Which seconds of a video are shown; None for all."""
-    if start is None or end is None:
-        return None
-    if not 0 <= start < end:
-        raise ValueError(f"start {start} and end {end}")
-    return start, end
-
-
-def _videomme(doc, post):
-    head = (
-        "Select the best answer to the following multiple-choice question based on the video and "
-        "the subtitles. Respond with only the letter (A, B, C, or D) of the correct option."
-    )
-    options, answer = listed(doc["options"]), _text(doc["answer"]).strip()
-    listing = "\n".join(options)
-    return among(answer, "ABCD"[: len(options)]) | {
-        "id": doc["question_id"],
-        "question": f"{head}\n{doc['question']}\n{listing}\n{post}",
-        "answer": answer,
-        "split": doc["duration"],
-        "picture": doc["videoID"],
-    }
 
 
 #: Where the number of questions was read; cards are those of lmms-lab on the hub, where the
@@ -289,13 +90,23 @@ SEEN = {
 
 _MAIN = ("1", "2a", "3a", "3b", "4", "5", "6", "7")
 _MMMU_COLUMNS = ("id", "question", "options", "answer", "image_1")
+_POPE = ("adversarial", "popular", "random")
+MME = tuple(
+    "existence count position color posters celebrity scene landmark artwork OCR "
+    "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()
+)
 _HALLUSION: dict[str, Any] = {
     "stands_for": "HallusionBench", "tables": ("13", "14"),
     "hub": "lmms-lab-encoder/HallusionBench", "splits": ("image",), "size": 951,
     "columns": ("category", "subcategory", "set_id", "figure_id", "question_id", "question",
                 "gt_answer", "gt_answer_details"),
-    "row": _hallusion, "new_tokens": 128,
+    "row": rows.hallusion, "new_tokens": 128, "beside": ("non_image",),
+    "released": {"HallusionBench.json": {}}, "names": {"filename": "image"},
 }  # fmt: skip
+_WITHOUT = (
+    "the 178 questions without a picture are asked where they are there, as by the official code; "
+    "lmms-eval leaves them out"
+)
 _TEXTVQA: dict[str, Any] = {
     "stands_for": "TextVQA", "hub": "lmms-lab-encoder/textvqa", "splits": ("validation",),
     "metric": "vqa", "new_tokens": 16, "size": 5000, "post": {"default": WORD},
@@ -304,82 +115,85 @@ _TEXTVQA: dict[str, Any] = {
 _TABLE = (
     Benchmark(
         "gqa", "GQA", (*_MAIN, "15", "svd_1"), "lmms-lab-encoder/GQA", ("testdev",),
-        ("id", "imageId", "question", "answer"), _gqa, "exact", 16, 12578,
+        ("id", "imageId", "question", "answer"), rows.gqa, "exact", 16, 12578,
         config="testdev_balanced_instructions", post={"default": WORD},
         join=("testdev_balanced_images", "imageId", "id"),
     ),
     Benchmark(
         "scienceqa_img", "SQA", _MAIN, "lmms-lab-encoder/ScienceQA", ("test",),
-        ("question", "choices", "answer", "hint"), _scienceqa, "scienceqa", 16, 2017,
+        ("question", "choices", "answer", "hint"), rows.scienceqa, "scienceqa", 16, 2017,
         config="ScienceQA-IMG", post={"default": LETTER},
     ),
     Benchmark(
-        "textvqa", tables=(), columns=("question_id", "question", "answers"), row=_textvqa,
+        "textvqa", tables=(), columns=("question_id", "question", "answers"), row=rows.textvqa,
         note="without OCR tokens: LLaVA-1.5 has about 46 here, not the tables' 58.2", **_TEXTVQA,
     ),
     Benchmark(
-        "textvqa_ocr", tables=(*_MAIN, "15", "svd_1"), row=_textvqa_ocr,
+        "textvqa_ocr", tables=(*_MAIN, "15", "svd_1"), row=rows.textvqa_ocr,
         columns=("question_id", "question", "answers", "ocr_tokens"),
         note="with the data set's OCR tokens in the prompt, as LLaVA's 58.2 has them", **_TEXTVQA,
     ),
     Benchmark(
         "pope", "POPE", (*_MAIN, "15"), "lmms-lab-encoder/POPE", ("test",),
-        ("question_id", "question", "answer", "category"), _pope, "pope_published", 128, 9000,
-        post={"default": WORD},
+        ("question_id", "question", "answer", "category"), rows.pope, "pope_published", 128, 9000,
+        post={"default": WORD}, parts=_POPE,
+        released={f"coco_pope_{part}.json": {"category": part} for part in _POPE},
+        names={"text": "question", "label": "answer"},
     ),
     Benchmark(
         "mme", "MME", (*_MAIN, "15"), "lmms-lab-encoder/MME", ("test",),
-        ("question_id", "question", "answer", "category"), _mme, "mme_published", 16, 2374,
-        post={"default": WORD},
+        ("question_id", "question", "answer", "category"), rows.mme, "mme_published", 16, 2374,
+        post={"default": WORD}, parts=MME,
     ),
     Benchmark(
         "mmbench_en_dev", "MMB", ("1", "2a", "5"), "lmms-lab-encoder/MMBench", ("dev",),
-        ("index", "question", "hint", "answer", "A", "B"), _mmbench, "mmbench", 1024, 4329,
+        ("index", "question", "hint", "answer", "A", "B"), rows.mmbench, "mmbench", 1024, 4329,
         config="en", post={"default": LETTER},
         judge="optional: without one, what MMBench's tool cannot match is read statically",
         note="absent options written 'nan' are dropped; the question's judge prompt is shortened",
     ),
     Benchmark(
         "ai2d", "AI2D", ("2a", "4", "5", "10"), "lmms-lab-encoder/ai2d", ("test",),
-        ("question", "options", "answer"), _ai2d, "ai2d", 16, 3088, post={"default": LETTER},
+        ("question", "options", "answer"), rows.ai2d, "ai2d", 16, 3088, post={"default": LETTER},
     ),
     Benchmark(
         "chartqa", "ChartQA", ("10",), "lmms-lab-encoder/ChartQA", ("test",),
-        ("type", "question", "answer"), _chartqa, "chartqa", 16, 2500,
-        post={"default": "\nAnswer the question with a single word."},
+        ("type", "question", "answer"), rows.chartqa, "chartqa", 16, 2500,
+        post={"default": "\nAnswer the question with a single word."}, parts=("human", "augmented"),
     ),
     Benchmark(
         "mmmu_val", "MMMU", ("10",), "lmms-lab-encoder/MMMU", ("validation",),
-        (*_MMMU_COLUMNS, "question_type"), _mmmu, "mmmu", 128, 900, post={"default": CHOICE},
+        (*_MMMU_COLUMNS, "question_type"), rows.mmmu, "mmmu", 128, 900, post={"default": CHOICE},
         image="", note="pictures stand before the text; an unreadable choice is worth 1/k",
     ),
     Benchmark(
         "ocrbench", "OCRBench", ("10",), "echo840/OCRBench", ("test",),
-        ("dataset", "question", "question_type", "answer"), _ocrbench, "ocrbench", 128, 1000,
+        ("dataset", "question", "question_type", "answer"), rows.ocrbench, "ocrbench", 128, 1000,
     ),
     Benchmark(
         "seedbench_image", "SEEDBench", ("10",), "lmms-lab-encoder/SEED-Bench", ("test",),
         ("question_id", "data_type", "question", "choice_a", "choice_b", "choice_c", "choice_d",
-         "answer"), _seedbench, "seedbench", 16, 14233, post={"default": LETTER},
+         "answer"), rows.seedbench, "seedbench", 16, 14233, post={"default": LETTER},
         keep=lambda doc: doc["data_type"] == "image",
     ),
     Benchmark(
         "mmmu_pro_standard", "MMMU-Pro", ("11",), "MMMU/MMMU_Pro", ("test",),
-        _MMMU_COLUMNS, _mmmu_pro, "mmmu", 256, 1730, config="standard (10 options)", image="",
+        _MMMU_COLUMNS, rows.mmmu_pro, "mmmu", 256, 1730, config="standard (10 options)", image="",
         post={"default": "Answer with the option letter from the given choices directly."},
         note="pictures stand before the text; an unreadable choice is worth 1/k",
     ),
     Benchmark(
         "hallusionbench", metric="hallusion", judge="needed: GPT-4 in the published numbers",
-        note="the judge's prompt is shortened", **_HALLUSION,
+        note=f"the judge's prompt is shortened; {_WITHOUT}", **_HALLUSION,
     ),
     Benchmark(
         "hallusionbench_yes_no", metric="hallusion_words",
-        note="read by the word yes, without a judge: not the published metric", **_HALLUSION,
+        note=f"read by the word yes, without a judge: not the published metric; {_WITHOUT}",
+        **_HALLUSION,
     ),
     Benchmark(
         "coco2014_cap_val", "COCO", ("13", "14"), "lmms-lab-encoder/COCO-Caption", ("val",),
-        ("question_id", "answer"), _caption, "cider", 64, 40504, needs="caption",
+        ("question_id", "answer"), rows.caption, "cider", 64, 40504, needs="caption",
     ),
     Benchmark(
         "mvbench", "MVBench", ("2b", "12"), "OpenGVLab/MVBench",
@@ -390,16 +204,17 @@ _TABLE = (
             "object_existence object_interaction object_shuffle scene_transition state_change "
             "unexpected_action".split()
         ),
-        ("video", "question", "candidates", "answer"), _mvbench, "mvbench", 16, 4000, config="json",
-        post={"default": "Only give the best option.\n"}, media="video", image="video",
+        ("video", "question", "candidates", "answer"), rows.mvbench, "mvbench", 16, 4000,
+        config="json", post={"default": "Only give the best option.\n"}, media="video",
+        image="video",
         note="the mean over the tasks; an empty answer is wrong here, and left out by lmms-eval, "
         "which reads the hub's revision `video`; whole videos are cut to start and end",
     ),
     Benchmark(
         "videomme", "VideoMME", ("2b", "12"), "lmms-eval/Video-MME", ("test",),
-        ("question_id", "videoID", "duration", "question", "options", "answer"), _videomme,
+        ("question_id", "videoID", "duration", "question", "options", "answer"), rows.videomme,
         "videomme", 16, 2700, config="videomme", media="video", image="videoID",
-        post={"default": LETTER}, note="without subtitles",
+        post={"default": LETTER}, parts=("short", "medium", "long"), note="without subtitles",
     ),
 )  # fmt: skip
 BENCHMARKS: dict[str, Benchmark] = {entry.name: entry for entry in _TABLE}

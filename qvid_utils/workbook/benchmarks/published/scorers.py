@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ....families import Unavailable
+from .. import scoring
 from ..scoring import SCORERS, Judge, Metrics, Ratio, Scorer, mean, paired, whole
-from . import reading
+from . import reading, unread
 
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
@@ -88,6 +89,8 @@ def _mmmu(prediction: str, row: Any, judge: Judge | None) -> float:
     """
     if row.kind != "multiple-choice":
         return float(reading.mmmu_open(prediction, row.answers))
+    if row.answer not in reading.LETTERS[: len(row.options)]:
+        return 0.0  # a row that its benchmark has wrong: no option is its answer
     letter = reading.mmmu_letter(prediction, row.options)
     return float(letter == row.answer) if letter else 1 / len(row.options)
 
@@ -134,7 +137,11 @@ def _pope(prediction: str, row: Any, judge: Judge | None) -> float:
 
 
 def _pope_total(records: pd.DataFrame, hits: np.ndarray) -> Metrics:
-    """F1 of yes, mean over the splits as LLaVA reports it; of each split, and of all together."""
+    """F1 of yes, mean over the splits as LLaVA reports it; of each split, and of all together.
+
+    POPE's script reads all that is not "no" as yes, so that garbage scores 66.7. Beside it stands
+    lmms-eval's reading: the whole answer is yes or no, all else is wrong and no part of the recall.
+    """
     said = np.array([reading.pope_word(text) == "yes" for text in records["prediction"]], float)
     true = records["answer"].str.strip().str.lower().eq("yes").to_numpy(float)
     parts = {}
@@ -147,7 +154,23 @@ def _pope_total(records: pd.DataFrame, hits: np.ndarray) -> Metrics:
         "accuracy": [mean(hits)],
         **{f"f1_{name}": [part] for name, part in parts.items()},
         "f1_pooled": [Ratio(100, 2 * said * true, said + true)],
+        **_pope_lmms(records, true),
+        "unread": [
+            mean(np.array([not scoring.yes_or_no(text) for text in records["prediction"]], float))
+        ],
     }
+
+
+def _pope_lmms(records: pd.DataFrame, true: np.ndarray) -> Metrics:
+    """F1 and accuracy of the answers that are just the word, as lmms-eval 0.7.3 has them.
+
+    With tp, fp and fn (a "no" where yes is true), F1 = 2 tp / (2 tp + fp + fn).
+    """
+    words = records["prediction"].str.strip().str.lower()
+    yes, no = words.eq("yes").to_numpy(float), words.eq("no").to_numpy(float)
+    pulled = yes * true + yes + no * true  # tp + (tp + fp) + fn
+    hits = yes * true + no * (1 - true)
+    return {"f1_lmms": [Ratio(100, 2 * yes * true, pulled)], "accuracy_lmms": [mean(hits)]}
 
 
 def _mme(prediction: str, row: Any, judge: Judge | None) -> float:
@@ -249,20 +272,24 @@ def _cider(records: pd.DataFrame, hits: np.ndarray) -> Metrics:
 
 PUBLISHED_SCORERS: dict[str, Scorer] = {
     "exact": Scorer(_exact, _share),
-    "scienceqa": Scorer(_letter, _share),
+    "scienceqa": Scorer(_letter, _share, reads=unread.letter_first),
     "vqa": Scorer(_vqa, _share),
-    "pope_published": Scorer(_pope, _pope_total, "f1"),
-    "mme_published": Scorer(_mme, _mme_total, "points"),
-    "mmbench": Scorer(_mmbench, _circular, "circular"),
-    "ai2d": Scorer(_opening, _share),
+    "pope_published": Scorer(_pope, _pope_total, "f1", reads=scoring.yes_or_no),
+    "mme_published": Scorer(
+        _mme, _mme_total, "points", reads=lambda p, row: reading.mme_word(p) != "other"
+    ),
+    "mmbench": Scorer(_mmbench, _circular, "circular", reads=unread.mmbench),
+    "ai2d": Scorer(_opening, _share, reads=unread.letter_first),
     "chartqa": Scorer(_relaxed, _parts()),
-    "mmmu": Scorer(_mmmu, _share),
+    "mmmu": Scorer(_mmmu, _share, reads=unread.mmmu),
     "ocrbench": Scorer(_holds, _share),
-    "seedbench": Scorer(_first, _share),
+    "seedbench": Scorer(
+        _first, _share, reads=lambda p, row: p.strip()[:1].lower() in tuple("abcd")
+    ),
     "hallusion": Scorer(_hallusion, _hallusion_total, "aAcc", needs_judge=True),
-    "hallusion_words": Scorer(_hallusion_word, _hallusion_total, "aAcc"),
+    "hallusion_words": Scorer(_hallusion_word, _hallusion_total, "aAcc", reads=scoring.yes_or_no),
     "cider": Scorer(_caption, _cider, "CIDEr"),
-    "mvbench": Scorer(_mvbench, _parts(over=True)),
-    "videomme": Scorer(_spoken, _parts()),
+    "mvbench": Scorer(_mvbench, _parts(over=True), reads=unread.mvbench),
+    "videomme": Scorer(_spoken, _parts(), reads=unread.videomme),
 }
 SCORERS.update(PUBLISHED_SCORERS)

@@ -6,7 +6,8 @@ below the folder. Only pandas, pyarrow and PIL are needed.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,18 @@ def hub_error(repo: str, cause: Exception, advice: str) -> Exception:
 
 
 def split_files(entry: Benchmark, root: Path, config: str = "") -> list[tuple[str, Path]]:
-    """(split, file) of a benchmark below a folder. ValueError where a split has no file."""
-    config, found = config or entry.config, []
+    """(split, file) of a benchmark below a folder, as on the hub or as it was released. ValueError
+    where a split has no file, or one of the parts that its files' names count is missing."""
+    found = [] if config else _released(entry, root)
+    if found:
+        return found
+    config = config or entry.config
     for split in entry.splits:
         shapes = [f"{place}{split}-*.parquet" for place in (f"{config}/" * bool(config), "data/")]
         for place in ([f"{config}/"] if config else []) + ["data/", ""]:
             shapes += [f"{place}{split}-*.parquet", *(f"{place}{split}.{x}" for x in FORMATS)]
         files = next((hits for shape in shapes if (hits := sorted(root.glob(shape)))), [])
+        _check_whole(entry.name, split, files)
         if not files:
             there = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))[:6]
             raise ValueError(
@@ -89,7 +95,30 @@ def split_files(entry: Benchmark, root: Path, config: str = "") -> list[tuple[st
                 f"{', '.join(dict.fromkeys(shapes))}); there are {there or 'no files'}"
             )
         found += [(split, file) for file in files]
-    return found
+    more = [(split, sorted(root.glob(f"**/{split}-*.parquet"))) for split in entry.beside]
+    for split, files in more:
+        _check_whole(entry.name, split, files)
+    return found + [(split, file) for split, files in more for file in files]
+
+
+def _released(entry: Benchmark, root: Path) -> list[tuple[str, Path]]:
+    """The files of a benchmark's first release, those that are there."""
+    files = [file for name in entry.released for file in sorted(root.rglob(name))[:1]]
+    return [(file.stem, file) for file in files]
+
+
+def _check_whole(name: str, split: str, files: Sequence[Path]) -> None:
+    """ValueError where files numbered 00001-of-00002 are not all there, or of two countings."""
+    numbers = [re.search(r"-(\d+)-of-(\d+)\.", file.name) for file in files]
+    counted = {int(n[2]): {int(m[1]) for m in numbers if m and m[2] == n[2]} for n in numbers if n}
+    for count, there in counted.items():
+        lost = sorted(set(range(count)) - there)
+        if lost or len(counted) > 1 or None in numbers:
+            what = f"part {lost[0]:05d} of {count:05d}" if lost else "files of one counting alone"
+            raise ValueError(
+                f"{name}: the split {split!r} is not whole in {files[0].parent}: there are "
+                f"{', '.join(file.name for file in files[:6])}, needed is {what}; fetch it again"
+            )
 
 
 def read_rows(file: Path, without: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -101,15 +130,31 @@ def read_rows(file: Path, without: Sequence[str] = ()) -> list[dict[str, Any]]:
             names = parquet.read_schema(file).names
             table = parquet.read_table(file, columns=[c for c in names if c not in without])
             return table.to_pylist()
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = json.loads(text)
-    except (ValueError, OSError) as cause:
+        text = file.read_text(encoding="utf-8-sig")
+        rows = _lines(text) if file.suffix == ".jsonl" else _json(text)
+    except (ValueError, OSError, RecursionError) as cause:
         raise ValueError(f"{file} cannot be read ({str(cause).splitlines()[0]})") from cause
-    if not isinstance(rows, list):
-        raise ValueError(f"{file} holds a {type(rows).__name__}; needed is a list of rows")
+    odd = rows if not isinstance(rows, list) else next(
+        (row for row in rows if not isinstance(row, dict)), None)  # fmt: skip
+    if odd is not None:
+        raise ValueError(f"{file} holds a {type(odd).__name__}; needed is a list of rows")
     return rows
+
+
+def _lines(text: str) -> list[Any]:
+    """A row each line; a line ends at a line feed alone: a text may hold U+2028 or U+0085."""
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _json(text: str) -> Any:
+    """A JSON file, or one that has a row each line and is called .json, too (POPE's)."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        lines = text.strip().split("\n")
+        if len(lines) < 2 or not all(line.strip().startswith("{") for line in lines[:2]):
+            raise
+        return _lines(text)
 
 
 def columns_of(file: Path) -> list[str]:
@@ -123,36 +168,3 @@ def columns_of(file: Path) -> list[str]:
             raise ValueError(f"{file} cannot be read ({str(cause).splitlines()[0]})") from cause
     rows = read_rows(file)
     return list(rows[0]) if rows else []
-
-
-def read_cells(
-    file: Path, wanted: Mapping[int, Sequence[str]], root: Path
-) -> Iterator[tuple[int, list[dict]]]:
-    """(row, its pictures) of the wanted rows; wanted: row -> the columns of its pictures.
-
-    A picture is {"bytes", "path"}: of a parquet cell, or of a file whose name stands in the cell.
-    """
-    names = sorted({name for columns in wanted.values() for name in columns})
-    if file.suffix != ".parquet":
-        rows = ((i, row) for i, row in enumerate(read_rows(file)))
-    else:
-        import pyarrow.parquet as parquet
-
-        batches = parquet.ParquetFile(file).iter_batches(batch_size=64, columns=names)
-        rows = enumerate(row for batch in batches for row in batch.to_pylist())
-    for number, row in rows:
-        if number in wanted:
-            cells = [row[name] for name in wanted[number]]
-            yield number, [one for cell in cells for one in _cells(cell, file, root)]
-
-
-def _cells(cell: Any, file: Path, root: Path) -> list[dict]:
-    if isinstance(cell, list):
-        return [one for part in cell for one in _cells(part, file, root)]
-    if isinstance(cell, Mapping) and cell.get("bytes"):
-        return [{"bytes": cell["bytes"], "path": str(cell.get("path") or "")}]
-    name = cell.get("path") if isinstance(cell, Mapping) else cell
-    if not name:
-        return []
-    near = [folder / str(name) for folder in (root, file.parent, root / "images")]
-    return [{"bytes": None, "path": str(next((p for p in near if p.is_file()), near[0]))}]

@@ -3,6 +3,7 @@
 A question whose answer no reply can match would count as wrong for every method, in silence.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,20 @@ import pandas as pd
 
 from .reading import LETTERS
 
-__all__ = ["COLUMNS", "YES_NO", "among", "check", "choice", "check_pairs", "number", "numbers"]
+__all__ = [
+    "COLUMNS",
+    "YES_NO",
+    "among",
+    "check",
+    "choice",
+    "check_pairs",
+    "check_parts",
+    "number",
+    "numbers",
+]
 
 #: Columns that a row may have for `check`; a suite is without them.
-COLUMNS = ["given", "allowed"]
+COLUMNS = ["given", "allowed", "odd"]
 YES_NO = ("yes", "no")
 
 
@@ -41,8 +52,12 @@ def numbers(options: Sequence[str]) -> list[str]:
 
 def check(name: str, frame: pd.DataFrame) -> None:
     """ValueError for the first answer that its question does not allow; empty ones are not looked
-    at. frame: `id`, and `COLUMNS`, None where any text may be right."""
+    at. A warning for a row that its benchmark is known to have wrong: it scores 0. frame: `id`, and
+    `COLUMNS`; allowed: None where any text may be right; odd: what is wrong with the row, or None.
+    """
     for row in frame.itertuples():
+        if isinstance(row.odd, str):
+            warnings.warn(f"{name}: {row.id!r} scores 0 whatever is said: {row.odd}", stacklevel=4)
         if row.allowed is None or row.given == "" or row.given in row.allowed:
             continue
         held = f"allowed are {', '.join(map(repr, row.allowed))}"
@@ -50,6 +65,18 @@ def check(name: str, frame: pd.DataFrame) -> None:
             f"{name}: the answer of {row.id!r} is {row.given!r}, and "
             f"{held if row.allowed else 'it has no options to choose from'} ({row.file}, row "
             f"{row.row})"
+        )
+
+
+def check_parts(name: str, frame: pd.DataFrame, parts: Sequence[str]) -> None:
+    """A warning where a part over which the metric is a mean or a sum has no question."""
+    there = set(frame["split"])
+    missing = [part for part in parts if part not in there]
+    if missing:
+        warnings.warn(
+            f"{name} is not whole: no question of {', '.join(missing)}, so its score is over "
+            f"{', '.join(sorted(there))} alone, and no number for the papers' tables",
+            stacklevel=4,
         )
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
 from ....families import Unavailable
+from ....models.pictures import header, opened
 from .entries import Benchmark
 
 FRAMES = {"video_llava": 8, "llava_onevision": 32, "qwen2_vl": 32, "qwen2_5_vl": 32}
@@ -174,18 +175,11 @@ def _count(film: Any) -> int:
 
 def _picture(file: Path, folder: Path) -> Image.Image:
     try:
-        with Image.open(file) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as cause:
-        reason = _reason(cause)
+        return opened(file)
+    except ValueError as cause:
         raise ValueError(
-            f"video {folder}: its frame {file.name} cannot be read ({reason})"
+            f"video {folder}: its frame {file.name} cannot be read ({cause})"
         ) from cause
-
-
-def _reason(cause: Exception) -> str:
-    """Why a picture cannot be read; PIL's own words may hold an address in memory."""
-    return "it is no picture" if isinstance(cause, UnidentifiedImageError) else str(cause)
 
 
 def _of_picture(
@@ -195,13 +189,14 @@ def _of_picture(
     if not isinstance(cell.get("bytes"), bytes):
         raise ValueError(f"video {cell.get('path')} cannot be read (it has no bytes)")
     try:
+        header(cell["bytes"])
         with Image.open(io.BytesIO(cell["bytes"])) as film:
             shown, times = [], []
             for frame in ImageSequence.Iterator(film):
-                shown.append(frame.convert("RGB"))
+                shown.append(opened(frame.copy()))
                 times.append(frame.info.get("duration", TICK))
     except (OSError, SyntaxError, ValueError) as cause:
-        raise ValueError(f"video {cell.get('path')} cannot be read ({_reason(cause)})") from cause
+        raise ValueError(f"video {cell.get('path')} cannot be read ({cause})") from cause
     ticks = [max(1, round(time / TICK)) for time in times]
     every = [picture for picture, n in zip(shown, ticks, strict=True) for _ in range(n)]
     inside = _inside(len(every), part, 1000 / TICK, cell.get("path"))

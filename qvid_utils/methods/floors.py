@@ -1,13 +1,59 @@
-"""Average pooling to exactly K cells: the baseline that looks at no score."""
+"""Floors: what a choice without looking reaches. A shuffle, a uniform stride, average pooling, a
+smaller picture. A method that does not beat them has found nothing.
+"""
 
+import hashlib
 from collections.abc import Sequence
+from operator import index
 
 import torch
 from torch import Tensor
 
+from ..algebra.cuts import at
 from ..algebra.selection import Kept
+from ..algebra.tome import Downsampling
+from .base import Method
+from .class_token import BEFORE
+from .scoring import rule
+from .tome import slots
 
-__all__ = ["pooled", "share_evenly"]
+__all__ = ["alike", "methods", "pooled", "random", "share_evenly", "stride"]
+
+
+@rule(source="floor: chance")
+def random(hidden: Tensor, prompt: int, *, seed: int = 0) -> Tensor:
+    """A shuffle drawn from (seed, prompt), the same on every device and in every batch.
+
+    hidden (N_v, d) for its length, prompt int → (N_v,) distinct whole numbers.
+    """
+    text = f"{index(seed)} {index(prompt)}".encode()
+    number = int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+    order = torch.randperm(len(hidden), generator=torch.Generator().manual_seed(number))
+    return order.float().to(hidden.device)
+
+
+@rule(source="floor: uniform stride")
+def stride(hidden: Tensor) -> Tensor:
+    """Evenly spread tokens: the van der Corput sequence 0, 1/2, 1/4, 3/4, 1/8, … as a ranking.
+
+    hidden (N_v, d) for its length → (N_v,) distinct whole numbers <= 0. The best K lie N_v/K apart
+    where K is a power of two; in between, gaps are N_v/2^m or half of that, with 2^m <= K.
+    """
+    n = len(hidden)
+    bits = max(1, (n - 1).bit_length())
+    point = torch.arange(2**bits)
+    turn = sum(((point >> i) & 1) << (bits - 1 - i) for i in range(bits))  # bits reversed
+    first = torch.full((n,), 2**bits).scatter_reduce(0, (point * n) >> bits, turn, "amin")
+    return -first.float().to(hidden.device)
+
+
+@rule(source="the selection looks at no score")
+def alike(hidden: Tensor) -> Tensor:
+    """All tokens are alike.
+
+    hidden (N_v, d) for its length → (N_v,) zeros.
+    """
+    return hidden.new_zeros(len(hidden), dtype=torch.float32)
 
 
 def share_evenly(keep: int, sizes: Sequence[int]) -> list[int]:
@@ -82,3 +128,50 @@ def _areas(n: int, k: int) -> Tensor:
 def _middles(n: int, k: int) -> Tensor:
     """(k,): the token at the middle of each part."""
     return (2 * torch.arange(k) + 1) * n // (2 * k)
+
+
+FLOOR = {"venue": "floor", "apart": "floors"}
+
+methods = (
+    Method(
+        "random",
+        random,
+        departures="A floor of ours: cuts once, by default where QViD does. The seed and the "
+        "prompt draw the shuffle, so equal prompts lose equal places.",
+        label="Random",
+        curve=("grey", "o", ":"),
+        **FLOOR,
+    ),
+    Method(
+        "stride",
+        stride,
+        departures="A floor of ours: cuts once, by default where QViD does.",
+        label="Uniform stride",
+        curve=("pale", "d", "-."),
+        **FLOOR,
+    ),
+    Method(
+        "pooling",
+        alike,
+        select=pooled,
+        source="floor: average pooling of the projected features to exactly keep cells",
+        departures="Cells are rows × cols by area, a border token in both by its part; where no "
+        "such split of keep is near the picture's aspect, equal lengths of the reading order. "
+        "Where positions stay, each cell stands at that of its middle token.",
+        label="Average pooling",
+        **FLOOR | BEFORE,
+    ),
+    Method(
+        "downsampling",
+        slots,
+        at(0, source="inside the vision tower"),
+        encode=Downsampling(),
+        positions="contiguous",
+        source="floor: a smaller picture, position embeddings interpolated",
+        departures="To exactly keep patches: the grid nearest to a square, so 48 are 6 × 8 and the "
+        "picture is squeezed a little; counts without a grid up to 1:2 are refused. Resized after "
+        "the processor (bicubic, antialiased).",
+        label="Image downsampling",
+        **FLOOR,
+    ),
+)

@@ -1,6 +1,10 @@
-"""A budget for each prompt from its interaction spectrum, with a wanted mean over a set of prompts.
+"""Ours, from QViD: as many modes as hold 0.9 of the energy, heads weighted by how concentrated they
+are, and a budget for each prompt from its spectrum.
 
-Two phases: look at the prompts, then prune each with its own count.
+Formulas: as `qvid`, with r_h the fewest modes of head h whose σ² add up to 0.9 of the whole; or
+Σ_h w_h L_hj / Σ_h w_h with L_hj the leverage in head h and w_h = Σ_k p_k², p_k = σ_k² / Σσ².
+
+The budget takes two phases: look at the prompts, then prune each with its own count.
 
     sizes = []
     with observed(model, "interaction", layer=3) as found:
@@ -17,9 +21,24 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..algebra.linalg import concentration
+from ..algebra.linalg import concentration, leverage
+from .base import Method, adapted
+from .qvid import OPEN, published
+from .scoring import rule
 
-__all__ = ["modes", "share_out"]
+__all__ = ["methods", "modes", "qvid_head_weighted", "share_out"]
+
+
+@rule(source="ours: leverage of each head weighted by how concentrated its spectrum is")
+def qvid_head_weighted(interaction: Tensor, *, rank: int | float = 16) -> Tensor:
+    """As `qvid`, but a head speaks with the weight w_h = Σ_k p_k², p_k = σ_k² / Σσ².
+
+    w_h is 1 where one mode holds all energy and 1/m where m modes share it: Σ_h w_h L_hj / Σ_h w_h.
+    interaction (H, N_q, N_v) → (N_v,), in [0, 1]; zeros for a zero matrix.
+    """
+    weight = concentration(interaction)[:, None]
+    total = weight.sum(0)
+    return ((leverage(interaction, rank) * weight).sum(0) / total.where(total > 0, 1)).float()
 
 
 def modes(interaction: Tensor) -> float:
@@ -67,3 +86,24 @@ def share_out(
     for i in able[: keep * n - sum(shares)]:
         shares[i] += 1
     return shares
+
+
+methods = (
+    adapted(
+        published,
+        "adaptive",
+        params={"rank": 0.9},
+        source="ours: QViD with the fewest modes that hold 0.9 of the energy, head by head",
+        departures="SVD-Prune's τ in QViD's equation 6. " + OPEN,
+        label="QViD, adaptive rank",
+        curve=("sky", "D", "--"),
+        apart="ours",
+    ),
+    Method(
+        "qvid_head_weighted",
+        qvid_head_weighted,
+        departures="Not published. Else as qvid.",
+        label="QViD, heads weighted",
+        apart="ours",
+    ),
+)
