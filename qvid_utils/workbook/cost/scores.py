@@ -1,6 +1,7 @@
 """The score alone: `linalg.leverage` beside the paper's printed QR + SVD and beside forming M."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import pandas as pd
 import torch
@@ -8,8 +9,6 @@ import torch
 from ...algebra.linalg import leverage, leverage_qr
 from ..tables.schema import tidy
 from .rounds import clock_of, interleaved, paired, spread
-
-__all__ = ["as_results", "compare"]
 
 
 def compare(
@@ -28,46 +27,33 @@ def compare(
     printed recipe over ours within a round, median and quartiles; error: largest difference of the
     head-mean score from a float64 SVD. ValueError for fewer than one round.
     """
-    rows, clock = [], clock or clock_of(device)
-
-    def timed(task):
-        def run() -> float:
-            start = clock()
-            task()
-            return clock() - start
-
-        return run
-
+    clock, rows = clock or clock_of(device), []
     for n_query, n_visual in shapes:
         noise = torch.Generator().manual_seed(0)
         q = torch.randn(heads, n_query, head_dim, generator=noise).to(device)
         k = torch.randn(heads, n_visual, head_dim, generator=noise).to(device)
         M = q @ k.mT
-        took = interleaved(
-            {
-                "form": timed(lambda q=q, k=k: q @ k.mT),
-                "qr": timed(lambda M=M: leverage_qr(M, rank)),
-                "leverage": timed(lambda M=M: leverage(M, rank)),
-            },
-            rounds,
-            warm_up=2,
-        )
+        tasks = {"form": partial(torch.matmul, q, k.mT), "qr": partial(leverage_qr, M, rank),
+                 "leverage": partial(leverage, M, rank)}  # fmt: skip
+        timed = {name: partial(_seconds, clock, task) for name, task in tasks.items()}
+        took = interleaved(timed, rounds, warm_up=2)
         ratio = paired(took["qr"], took["leverage"])
         directions = torch.linalg.svd(M.cpu().double(), full_matrices=False).Vh[:, :rank]
         truth = directions.square().sum(1).mean(0)
         off = (leverage(M, rank).mean(0).cpu() - truth).abs().max()
-        rows.append(
-            {
-                "n_query": n_query,
-                "n_visual": n_visual,
-                **{f"{name}_ms": 1e3 * spread(values).median for name, values in took.items()},
-                "ratio": ratio.median,
-                "ratio_low": ratio.low,
-                "ratio_high": ratio.high,
-                "error": float(off),
-            }
-        )
+        rows.append({
+            "n_query": n_query, "n_visual": n_visual,
+            **{f"{name}_ms": 1e3 * spread(values).median for name, values in took.items()},
+            "ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high,
+            "error": float(off),
+        })  # fmt: skip
     return rows
+
+
+def _seconds(clock: Callable[[], float], task: Callable) -> float:
+    start = clock()
+    task()
+    return clock() - start
 
 
 def as_results(

@@ -24,7 +24,7 @@ from ...families import Unavailable
 from ...families.calls import pictures_once
 from ...methods import Method, method
 from ...prune.hooks import Trace, pruned
-from ..cost import flops
+from ..cost.budgets import exchange
 from .low_rank import word_scores
 from .one_question import CONVENTION, Answer, Asked, answered
 
@@ -242,7 +242,7 @@ def _same_cost(
         return tokens_per_layer(chosen.schedule(keep, n, depth, settings.get("layer")), n, depth)
 
     try:
-        found = flops.exchange(
+        found = exchange(
             asked.model.config, n, asked.n_text, operations=operations, tokens_of=tokens_of,
             convention=CONVENTION,
         )  # fmt: skip
