@@ -29,7 +29,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-extras test-browser test-tokenizers test-oldest lab lint clean install
+.PHONY: help figures test test-extras test-package test-browser test-tokenizers test-oldest lab lint clean install
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -44,7 +44,10 @@ test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 
 test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this machine) and `triton`
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
-	    tests/workbook/run/test_distributed.py tests/algebra/test_linalg_triton.py $(ARGS)
+	    tests/workbook/run/test_distributed.py tests/algebra/test_leverage_triton.py $(ARGS)
+
+test-package: $(INSTALLED)  ## build the wheel, install it away from the checkout, prune a model there
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m full tests/test_package.py $(ARGS)
 
 test-browser: $(BROWSER)  ## notebook 00 in JupyterLab and a real browser; needs Chromium or Chrome
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/notebooks/test_browser.py tests/notebooks/test_panel.py $(ARGS)
@@ -54,8 +57,8 @@ test-tokenizers: $(INSTALLED)  ## the question's words with the real vocabularie
 	OMP_NUM_THREADS=1 TOKENIZERS=$(abspath $(TOKENIZERS)) $(BIN)/python -m pytest -q -rs \
 	    tests/families/test_spans.py $(ARGS)
 
-lab: $(LAB)  ## JupyterLab in notebooks/
-	$(BIN)/python -m jupyterlab --notebook-dir notebooks $(ARGS)
+lab: $(LAB)  ## JupyterLab at the checkout's root
+	$(BIN)/python -m jupyterlab --notebook-dir . $(ARGS)
 
 lint: $(INSTALLED)  ## ruff over package, tests and notebooks
 	$(BIN)/python -m ruff check qvid_utils tests notebooks
@@ -69,7 +72,7 @@ test-oldest:  ## the tests on the oldest supported torch and transformers, in an
 	    >> $(OLDEST_VENV)/constraints.txt
 	$(OLDEST_VENV)/bin/python -m pip install $(PIP_ARGS) -c $(OLDEST_VENV)/constraints.txt setuptools
 	$(OLDEST_VENV)/bin/python -m pip install $(PIP_ARGS) -c $(OLDEST_VENV)/constraints.txt \
-	    --no-build-isolation -e ".[test]"
+	    --no-build-isolation -e ".[workbook,test]"
 	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q -n auto --maxprocesses 8 \
 	    --dist worksteal $(ARGS)
 
@@ -90,17 +93,17 @@ $(BIN)/python:
 # so a folder of wheels is enough.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt setuptools
-	$(PIP) -c constraints.txt --no-build-isolation -e ".[test]"
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[workbook,test]"
 	@touch $@
 
 $(EXTRAS): $(INSTALLED)
-	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,ray,triton]"
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[workbook,test,ray,triton]"
 	@touch $@
 
 $(BROWSER): $(LAB)
-	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lab,browser]"
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[workbook,test,lab,browser]"
 	@touch $@
 
 $(LAB): $(INSTALLED)
-	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lab]"
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[workbook,test,lab]"
 	@touch $@

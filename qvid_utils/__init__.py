@@ -19,19 +19,28 @@ Importing this package imports neither torch nor transformers: names are looked 
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what an editor reads; at run time a name is looked up when it is used
+    from .methods import METHODS, RULES, method, rule
+    from .models.ask import ask
+    from .models.load import load
+    from .prune import observed, pruned
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load": "models.load",
-    "pruned": "prune",
-    "method": "methods",
     "METHODS": "methods",
     "RULES": "methods",
+    "ask": "models.ask",
+    "load": "models.load",
+    "method": "methods",
+    "observed": "prune",
+    "pruned": "prune",
+    "rule": "methods",
 }
 
-__all__ = ["METHODS", "RULES", "load", "method", "pruned"]
+__all__ = ["METHODS", "RULES", "ask", "load", "method", "observed", "pruned", "rule"]
 
 
 def __getattr__(name: str) -> Any:
@@ -41,4 +50,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+    return sorted({*globals(), *_WHERE} - {"TYPE_CHECKING", "Any", "import_module"})

@@ -40,7 +40,8 @@ def start(seed: int = 0, threads: int | None = None):
 
     seed: int >= 0, given to `random`, NumPy and torch. threads: int >= 1 for torch on the CPU;
     None is `THREADS`. Also turns off the progress bars of model loading (they would end up in
-    stored outputs) and sets the figure style `STYLE`. Safe to call twice.
+    stored outputs). The figure style `STYLE` is set where `workbook.plots` is imported. Safe to
+    call twice.
     Raises ValueError for a negative seed or fewer than one thread.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -49,7 +50,6 @@ def start(seed: int = 0, threads: int | None = None):
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads={threads!r}: it must be a whole number, 1 or more")
 
-    import matplotlib
     import numpy
     import torch
 
@@ -58,7 +58,6 @@ def start(seed: int = 0, threads: int | None = None):
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     _quiet()
-    matplotlib.rcParams.update(STYLE)
     return torch.Generator().manual_seed(seed)
 
 

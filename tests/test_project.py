@@ -19,7 +19,7 @@ from qvid_utils.paths import FIGURES, ROOT, figures_dir
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-PINNED_EXTRAS = ("test", "lab")
+PINNED_EXTRAS = ("workbook", "test", "lab")
 
 
 def constraints() -> list[Requirement]:
@@ -67,7 +67,7 @@ def test_conda_has_the_same_names_and_versions():
 
 
 def test_conda_installs_this_package_editable_under_the_same_constraints():
-    assert {"-c constraints.txt", "-e ."} <= set(conda_lines())
+    assert {"-c constraints.txt", "-e .[workbook]"} <= set(conda_lines())
     assert conda_lines()[1].startswith("torch==")
 
 
@@ -87,7 +87,7 @@ def test_binder_has_the_same_versions_and_the_lab():
     assert f"- python={listed['python']} " in own
     after = ROOT / ".binder" / "postBuild"
     assert after.stat().st_mode & 0o111, "not executable"
-    assert '-c constraints.txt -e ".[lab]"' in after.read_text(encoding="utf-8")
+    assert '-c constraints.txt -e ".[workbook,lab]"' in after.read_text(encoding="utf-8")
 
 
 def test_pre_commit_has_the_pinned_ruff():

@@ -1,10 +1,13 @@
 """start(): repeatable, and one clear sentence for a wrong argument."""
 
+import importlib
+
 import matplotlib
 import pytest
 import torch
 
 from qvid_utils import startup
+from qvid_utils.workbook import plots
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +33,8 @@ def test_threads_are_the_same_everywhere_unless_asked():
     assert torch.get_num_threads() == 1
 
 
-def test_figure_style_is_set():
-    startup.start()
+def test_figure_style_is_set_where_figures_are_drawn():
+    importlib.reload(plots)
     assert {key: matplotlib.rcParams[key] for key in ("savefig.dpi", "legend.frameon")} == {
         "savefig.dpi": startup.STYLE["savefig.dpi"],
         "legend.frameon": False,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -126,19 +125,26 @@ def remember(model: nn.Module, processor: Any) -> None:
 
 
 def processor_of(model: nn.Module, processor: Any = None) -> Any:
-    """`processor`, else the one remembered by `load`, else the tokenizer in the local folder that
-    the model was read from; ValueError where none of them is there."""
+    """`processor`, else the one remembered by `load`, else the tokenizer, with its processor's chat
+    template, of the folder or cached hub id that the model was read from; ValueError where none of
+    them is there."""
     processor = processor if processor is not None else _PROCESSORS.get(model)
     if processor is None:
-        folder = getattr(model.config, "_name_or_path", "")
-        if not folder or not Path(folder).is_dir():
+        from transformers import AutoTokenizer, ProcessorMixin
+
+        name, here = getattr(model.config, "_name_or_path", ""), {"local_files_only": True}
+        try:
+            if not name:
+                raise OSError("a model that was read from no folder")
+            processor = AutoTokenizer.from_pretrained(name, **here)
+            told = ProcessorMixin.get_processor_dict(name, **here)[0]
+        except (OSError, ValueError) as error:
             raise ValueError(
                 "the question is found with the model's chat template, which this model does not "
                 "bring along: pass processor=, or load the model with qvid_utils.load"
-            )
-        from transformers import AutoTokenizer
-
-        processor = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            ) from error
+        template = told.get("chat_template") or processor.chat_template
+        processor.chat_template = template or family_of(model).template
         remember(model, processor)
     return processor
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..algebra.cuts import At, Schedule, at
-from ..algebra.linalg import check_rank
 from ..algebra.selection import Kept, top_k
+from ..algebra.spectrum import check_rank
 from ..algebra.tome import Downsampling, ToMe
 from .evidence import needing
 from .scoring import RULES, Rule

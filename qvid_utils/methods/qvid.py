@@ -10,8 +10,9 @@ ICML 2026, workshop on Adaptation and Generalization in Foundation Models.
 
 from torch import Tensor
 
-from ..algebra.linalg import energy, leverage, widen
-from ..algebra.linalg import leverage_qr as leverage_by_qr
+from ..algebra.leverage import energy, leverage
+from ..algebra.leverage import leverage_qr as leverage_by_qr
+from ..algebra.spectrum import widen
 from .base import Method, adapted
 from .scoring import rule
 

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..algebra.linalg import concentration, leverage
+from ..algebra.leverage import leverage
+from ..algebra.spectrum import concentration
 from .base import Method, adapted
 from .qvid import OPEN, published
 from .scoring import rule

@@ -10,8 +10,9 @@ arXiv 2604.11530, https://arxiv.org/abs/2604.11530; no public code.
 import torch
 from torch import Tensor
 
-from ..algebra.linalg import check_rank, leverage, widen
+from ..algebra.leverage import leverage
 from ..algebra.selection import top_k_by_picture
+from ..algebra.spectrum import check_rank, widen
 from .base import Method, adapted
 from .class_token import BEFORE, BY_PICTURE
 from .scoring import rule

@@ -12,9 +12,9 @@ import torch
 from transformers import PROCESSOR_MAPPING, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
-from ..families.template import Unavailable
+from ..families import Family, Unavailable
 
-__all__ = ["image_only", "processor_from"]
+__all__ = ["completed", "image_only", "processor_from"]
 
 
 def processor_from(source: str, config: PreTrainedConfig, **where: Any) -> Any:
@@ -26,6 +26,25 @@ def processor_from(source: str, config: PreTrainedConfig, **where: Any) -> Any:
     ):
         return image_only(kind).from_pretrained(source, **where)
     return AutoProcessor.from_pretrained(source, trust_remote_code=False, **where)
+
+
+def completed(processor: Any, config: PreTrainedConfig, family: Family) -> None:
+    """Write into a processor what the model's configuration decides (its files may lack it, as
+    those of 2024 do), and the family's chat template where it has none."""
+    vision = config.vision_config
+    if not getattr(processor, "chat_template", None):
+        processor.chat_template = family.template
+    known = {
+        "patch_size": lambda: vision.patch_size,
+        "num_image_tokens": lambda: (vision.image_size // vision.patch_size) ** 2,
+        # a tower's class token; SigLIP has none
+        "num_additional_image_tokens": lambda: int("siglip" not in vision.model_type),
+        "vision_feature_select_strategy": lambda: config.vision_feature_select_strategy,
+        "vision_aspect_ratio": lambda: config.vision_aspect_ratio,
+    }
+    for name, value in known.items():
+        if hasattr(processor, name):
+            setattr(processor, name, value())
 
 
 def _has_no_video_part(folder: Path) -> bool:
@@ -138,13 +157,23 @@ def image_only(kind: type) -> type:
             more["videos"] = videos
         return kind.__call__(self, images=images, text=text, **more)
 
+    def __reduce__(self) -> tuple:  # a class of this name is elsewhere another one
+        return _restored, (kind, vars(self))
+
     names = set(inspect.signature(kind.__init__).parameters) - {"self"}
-    methods = (__init__, __call__)
+    methods = (__init__, __call__, __reduce__)
     about = {"__doc__": kind.__doc__, "__module__": kind.__module__}
     bases = (kind, _WithoutVideo)
     if kind.__name__ in FRAMEWISE:
         about["video_processor"] = property(lambda self: Frames(self.image_processor))
     return type(kind.__name__, bases, about | {method.__name__: method for method in methods})
+
+
+def _restored(kind: type, state: Mapping[str, Any]) -> Any:
+    """A pickled processor of `image_only(kind)`."""
+    made = object.__new__(image_only(kind))
+    vars(made).update(state)
+    return made
 
 
 def _no_videos() -> Unavailable:

@@ -112,7 +112,7 @@ def test_the_committed_processor_is_the_one_of_the_code(loaded):
 # ------------------------------------------------------------------------------------ what it can
 def test_it_answers_and_random_pruning_hurts(loaded):
     """Far above chance on every suite, and far worse with a ninth of the tokens drawn at random."""
-    suites = [suite(name).head(40) for name in TINY]
+    suites = [suite(name).head(14) for name in TINY]
     records = evaluate(*loaded, suites, [Cell(), Cell("random", 16)])
     right = records.groupby(["method", "suite"])["score"].mean().unstack(0)
     assert (right["full"] > LEAST).all(), right
@@ -123,7 +123,7 @@ def test_it_reads_pictures_of_several_sizes(loaded):
     """Sizes that it was trained on; a guess is right about two times in seven."""
     some = suite(sized.NAME)
     known = some.samples[some.samples["split"].isin(["64x96", "96x64", "80x96", "96x80"])]
-    records = evaluate(*loaded, [some.only(known["id"][::2])], [Cell()])
+    records = evaluate(*loaded, [some.only(known["id"][::6])], [Cell()])
     assert (records.groupby("split")["score"].mean() >= LEAST).all()
 
 
@@ -139,18 +139,18 @@ def test_it_tells_what_is_in_a_picture(loaded):
 
 
 def test_the_stored_answers_come_again(loaded):
-    """Twelve questions of each suite, unpruned and with a ninth of the tokens that QViD keeps."""
+    """Five questions of each suite, unpruned and with a ninth of the tokens that QViD keeps."""
     stored = pd.read_parquet(DATA / "measured" / "tiny_qwen2_vl_answers.parquet")
     suites = []
     for name in TINY:
         ids = stored.loc[stored["suite"] == name, "sample"].unique()
-        suites.append(suite(name).only(ids).head(12))
+        suites.append(suite(name).only(ids).head(5))
     records = evaluate(*loaded, suites, [Cell(), Cell("qvid", 16)])
     columns = ["sample", "method", "keep"]
     was = stored.astype(dict.fromkeys(("sample", "method", "prediction"), str))
     was = was.assign(keep=was["keep"].astype("Int64"))
     both = records.merge(was, on=columns, suffixes=("", "_stored"), validate="one_to_one")
-    assert len(both) == len(records) >= 144
+    assert len(both) == len(records) >= 60
     assert (both["prediction"] == both["prediction_stored"]).mean() >= 0.98
 
 

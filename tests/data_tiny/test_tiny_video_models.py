@@ -157,7 +157,7 @@ def test_the_model_of_its_table_is_this_one(family):
 # ------------------------------------------------------------------------------------ what it can
 def test_it_answers_and_random_pruning_hurts(loaded):
     """Far above chance, and far worse with a tenth of the tokens, or a frame, drawn at random."""
-    one = some("tiny_videomme", 8, 60)
+    one = some("tiny_videomme", 8, 30)
     records = evaluate(*loaded, [one], [Cell(), Cell("random", 14)])
     right = records.groupby("method")["score"].mean()
     first = evaluate(*loaded, [video.with_frames(one, 1)], [Cell()])["score"].mean()
@@ -176,12 +176,12 @@ def test_the_stored_answers_come_again(loaded, family):
     """Some questions of every length: unpruned, what QViD keeps at a tenth, and the baselines."""
     table = MODELS[family][0]
     stored, least = video.stored("tiny", table=table), min(video.SHARES[table])
-    suites = [some("tiny_mvbench", 8, 12), some("tiny_videomme", 16, 6)]
+    suites = [some("tiny_mvbench", 8, 6), some("tiny_videomme", 16, 3)]
     suites = [one.only(set(one.samples["id"]) & set(stored["sample"])) for one in suites]
     records = video.evaluate_shares(*loaded, suites, ["qvid"], (least,))
     columns = ["sample", "method", "variant", "share"]
     both = records.merge(stored, on=columns, suffixes=("", "_stored"), validate="one_to_one")
-    assert len(both) == len(records) >= 12 * 4
+    assert len(both) == len(records) >= 6 * 4
     assert (both["prediction"] == both["prediction_stored"]).mean() >= 0.98
 
 

@@ -38,7 +38,7 @@ from qvid_utils.families import (
 )
 from qvid_utils.families.answer_format import ANSWER_FORMAT
 from qvid_utils.families.base import query_tokens
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 IMAGE = 4
 TOKENS = PROCESSOR.tokenizer

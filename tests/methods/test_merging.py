@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import places, recording, relayed
+from pairwise import matrix
 from twins import BOTH, DOTS, ELSEWHERE, QWEN, STAR, TALK, ask, built, cases
 
 from qvid_utils.algebra.cuts import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 KERNELS = ("sdpa", "eager")
 KEEP = 7
 EXACT = 1e-5
 LAYERS = 8
-FULL = pytest.mark.full
 
 NAMES = [
     name
@@ -26,9 +26,6 @@ NAMES = [
     if (m.merges or m.positions != "original") and name not in ELSEWHERE
 ]
 NEED_CLASS = {"cls_row", "last_cls_row"}
-# One of each kind of writing runs everywhere; the rest on LLaVA with one kernel, and everywhere if
-# asked.
-EVERYWHERE = ("sparsevlm", "sparsevlm_in_place", "visionzip", "visionzip_received", "divprune")
 
 
 def stages(keep, n_visual, n_layers, layer=None):
@@ -47,14 +44,10 @@ def small(name, family):
     return replace(chosen, schedule=stages) if isinstance(chosen.schedule, Staged) else chosen
 
 
-def usual(family, name, kernel, case):
-    return name in EVERYWHERE or (family, kernel) == ("llava", "sdpa")
-
-
-cells = pytest.mark.parametrize(
-    ("family", "name", "kernel", "case"),
+cells = matrix(
+    "family, name, kernel, case",
     [
-        pytest.param(*cell, marks=[] if usual(*cell) else FULL)
+        cell
         for family in sorted(FAMILIES)
         for cell in itertools.product([family], NAMES, KERNELS, cases(family))
         if carried(cell[1], family)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qvid_utils.algebra.linalg import numerical_rank
 from qvid_utils.algebra.selection import top_k
+from qvid_utils.algebra.spectrum import numerical_rank
 from qvid_utils.methods import RULES, rule
 from qvid_utils.methods.evidence import WORDS
 
@@ -107,6 +107,37 @@ def test_a_rule_says_what_it_is(name):
     made = RULES[name]
     assert made.name == name and made.source and "→ (N_v,)" in made.__doc__
     assert set(made.sees) <= set(WORDS)
+
+
+def test_ridge_lies_between_all_modes_and_the_column_norm_of_each_head():
+    M, K = evidence("interaction"), evidence("keys")
+    far = 1e6
+    modes = min(M.shape[1], K.shape[-1])
+    energy = M.double().square()
+    own = far * energy.sum((1, 2)) / modes  # λ of each head
+    norms = (energy.sum(1) / own[:, None]).mean(0).float()
+    torch.testing.assert_close(rules.ridge(M, K, alpha=far), norms, rtol=1e-4, atol=0)
+    torch.testing.assert_close(rules.ridge(M, K, alpha=1e-9), rules.qvid(M), rtol=0, atol=1e-6)
+
+
+def test_the_scale_of_a_head_changes_no_ridge_leverage():
+    M, K = evidence("interaction"), evidence("keys")
+    louder = M * torch.tensor([1.0, 2.0**20, 2.0**-20])[:, None, None]
+    torch.testing.assert_close(rules.ridge(louder, K), rules.ridge(M, K))
+
+
+def test_the_width_of_a_head_bounds_the_modes_of_ridge():
+    M = evidence("interaction")
+    one, many = (rules.ridge(M, torch.ones(H, N_v, d)) for d in (1, 9))
+    assert (one < many).all()  # the mean over one mode is larger: more is held back
+    torch.testing.assert_close(one, rules.ridge(M, torch.ones(H, N_v, 9), alpha=N_q))
+
+
+def test_powers_go_from_all_modes_to_the_column_norm():
+    M = evidence("interaction")
+    torch.testing.assert_close(rules.sigma_power(M, power=0), rules.qvid(M))
+    torch.testing.assert_close(rules.sigma_power(M, power=2) * H, rules.column_norm(M))
+    assert kept(rules.sigma_power(M, power=2), 3) == kept(rules.column_norm(M), 3)
 
 
 def test_by_place_names_rules_that_exist():

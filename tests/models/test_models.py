@@ -2,21 +2,24 @@
 
 import functools
 import json
+import pickle
 import shutil
+import struct
 
 import numpy
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, LlavaConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig, PreTrainedConfig
 from twins import BOTH, PROCESSOR, STAR, TALK, ask, image_processor_of, twin
 
+import qvid_utils.models.checkpoint as files
 import qvid_utils.models.load as models
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.models.load import LoadError, load
 from qvid_utils.models.processors import processor_from
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -134,12 +137,12 @@ def test_without_torchvision_a_video_names_the_extra(folder, tmp_path):
     ("free", "dtype", "match"),
     [
         (1_000_000, None, "needs about 0.0 GiB on cpu in float32.*dtype='bfloat16' .* would fit"),
-        (1_000, None, "no dtype here would fit .*another device= or a smaller checkpoint"),
+        (1_000, None, "no dtype here would fit .*another device=.* or a smaller checkpoint"),
         (1_000, "bfloat16", "in bfloat16, 0.0 GiB are free; no dtype here would fit"),
     ],
 )
 def test_too_large_a_model_is_said_before_it_is_read(checkpoint, monkeypatch, free, dtype, match):
-    monkeypatch.setattr(models, "_free_memory", lambda device: free)
+    monkeypatch.setattr(files, "free_memory", lambda device: free)
     read = []
     monkeypatch.setattr(
         models.AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: read.append(1)
@@ -151,17 +154,17 @@ def test_too_large_a_model_is_said_before_it_is_read(checkpoint, monkeypatch, fr
 
 def test_the_estimate_is_what_the_weights_take(monkeypatch):
     """LLaVA-1.5-7B: 7.06 thousand million numbers, 26.3 GiB in float32, 13.2 GiB in bfloat16."""
-    monkeypatch.setattr(models, "_free_memory", lambda device: 20 * 2**30)
+    monkeypatch.setattr(files, "free_memory", lambda device: 20 * 2**30)
     said = pytest.raises(LoadError, match=r"about 26.3 GiB .* 20.0 GiB are free; .*\(13.2 GiB\)")
     with said:
-        models._check_memory("x", LlavaConfig(), torch.float32, torch.device("cpu"))
-    models._check_memory("x", LlavaConfig(), torch.bfloat16, torch.device("cpu"))
+        files.check_memory("x", LlavaConfig(), torch.float32, torch.device("cpu"))
+    files.check_memory("x", LlavaConfig(), torch.bfloat16, torch.device("cpu"))
 
 
 def test_free_memory_is_less_than_there_is():
-    free = models._free_memory(torch.device("cpu"))
+    free = files.free_memory(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
-    assert models._free_memory(torch.device("meta")) is None
+    assert files.free_memory(torch.device("meta")) is None
 
 
 def test_dtype_and_kernel(checkpoint):
@@ -191,7 +194,7 @@ def test_flash_attention_without_the_package_says_so(checkpoint, monkeypatch):
 
 
 def test_embedded_names_lie_in_the_data_folder(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "DATA", tmp_path)
+    monkeypatch.setattr(files, "DATA", tmp_path)
     shutil.copytree(checkpoint, tmp_path / "tiny" / "mine")
     model, _ = load("tiny/mine")
     assert model.config.model_type == "llava"
@@ -250,6 +253,23 @@ def edit_weights(change):
     return spoil
 
 
+NESTED = b"[" * 200_000  # deeper than a reader goes
+
+
+def header(**values):
+    """Another entry in a weights file's header, which says where a tensor lies."""
+
+    def spoil(folder):
+        data = (folder / WEIGHTS).read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        told = json.loads(data[8 : 8 + size])
+        told[next(name for name in told if name != "__metadata__")] |= values
+        made = json.dumps(told).encode()
+        (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(made)) + made + data[8 + size :])
+
+    return spoil
+
+
 def remove(*names):
     return lambda folder: [(folder / name).unlink() for name in names]
 
@@ -268,14 +288,27 @@ def write(name, data):
         (cut(0), "cut short"),
         (cut(5), "cut short"),
         (cut(1000), "cut short"),
-        (cut(-1), "is truncated: .* bytes; copy it again"),
-        (cut(200_000), "is truncated: 200000 of "),
+        (cut(-1), "cut short"),
+        (cut(200_000), "cut short"),
+        (header(data_offsets=[0]), "cut short or no safetensors file"),
+        (header(data_offsets=[0, -4]), "cut short or no safetensors file"),
+        (header(shape=[10**18]), "cut short or no safetensors file"),
+        (write(WEIGHTS, struct.pack("<Q", 2**62) + b"{"), "cut short or no safetensors file"),
+        (write(WEIGHTS, struct.pack("<Q", len(NESTED)) + NESTED), "cut short or no safetensors"),
+        (write("config.json", NESTED), "no valid JSON"),
+        (write(INDEX, NESTED), "is no valid index"),
+        (write("tokenizer.json", NESTED), "processor files cannot be used"),
+        (deep("text_config", num_hidden_layers=10**9), "names 1000000000 layers .num_hidden"),
+        (deep("vision_config", num_hidden_layers=1e9), "names 1000000000.0 layers"),
         (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
         (edit_weights(lambda w, n: w.pop(n)), "1 weights are missing .*q_proj"),
         (edit_weights(lambda w, n: w.update({n: w[n][:3].clone()})), "another shape.*q_proj"),
         (change(model_type="gpt2"), "model_type 'gpt2'; supported are .*llava"),
         (change(model_type=None), "model_type None; supported"),
-        (remove("processor_config.json"), "processor files cannot be used"),
+        (
+            remove("processor_config.json"),
+            "load image processor.*has no preprocessor_config.json; copy",
+        ),
         (write("tokenizer.json", b"{}"), "processor files cannot be used .KeyError"),
         (write("tokenizer.json", b"[]"), "processor files cannot be used .TypeError"),
         (write(INDEX, b"[]"), "is no valid index"),
@@ -283,7 +316,7 @@ def write(name, data):
         (deep("text_config", num_hidden_layers=3), "layers that config.json does not know.*layers"),
         (deep("vision_config", num_hidden_layers=1), "does not know.*vision_tower.*layers.1"),
         (deep("text_config", num_attention_heads=3), "its config.json cannot be used .*multiple"),
-        (remove("tokenizer.json"), "processor files cannot be used"),
+        (remove("tokenizer.json"), "processor files cannot be used.*has no tokenizer.json"),
     ],
 )
 def test_a_broken_checkpoint_is_one_clear_sentence(broken, spoil, match):
@@ -297,6 +330,121 @@ def test_a_relative_that_cannot_be_pruned_says_why(broken):
     change(model_type="qwen3_vl")(broken)
     with pytest.raises(Unavailable, match="qwen3_vl adds picture features .*deepstack"):
         load(broken)
+
+
+def test_what_processor_files_lack_comes_from_the_configuration(tmp_path):
+    """Folders of 2024: no chat template, no patch size, no strategy, no count of class tokens."""
+    twin("video_llava").save_pretrained(tmp_path)
+    image_processor_of("video_llava").save_pretrained(tmp_path)
+    kept = json.loads((tmp_path / "processor_config.json").read_text())["image_processor"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kept))
+    (tmp_path / "processor_config.json").unlink()
+    (tmp_path / "chat_template.jinja").unlink()
+    model, processor = load(tmp_path)
+    assert processor.patch_size == 6 and processor.num_additional_image_tokens == 1
+    assert processor.vision_feature_select_strategy == "default"
+    chat = conversation(STAR.words)
+    more = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    inputs = processor.apply_chat_template(chat, return_tensors="pt", **more)
+    with pruned(model, "qvid", 5) as trace:
+        model(**inputs)
+    assert (trace.cuts[0].n_visual, trace.cuts[0].n_query) == (16, 6)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"patch_size": None, "vision_feature_select_strategy": None},
+        {"patch_size": 6, "vision_feature_select_strategy": "default"},
+    ],
+)
+def test_a_llava_processor_without_its_settings(broken, told):
+    file = broken / "processor_config.json"
+    old = json.loads(file.read_text())
+    kept = {"image_processor": old["image_processor"], "processor_class": "LlavaProcessor"}
+    file.write_text(json.dumps(kept | told))
+    _, processor = load(broken)
+    text = processor.image_token + " what"
+    ids = processor(images=[picture()], text=[text], return_tensors="pt")["input_ids"]
+    assert int((ids == 4).sum()) == 16
+
+
+def test_processors_can_be_pickled(folder):
+    _, processor = load(folder)
+    again = pickle.loads(pickle.dumps(processor))
+    assert type(again) is type(processor) and again.to_dict() == processor.to_dict()
+    text = f"{processor.image_token} {STAR.words}"
+    given = {"images": [picture()], "text": [text], "return_tensors": "pt"}
+    one, two = processor(**given), again(**given)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        ({"mm_vision_tower": "x"}, "LLaVA's own code.* such as llava-hf/llava-1.5-7b-hf$"),
+        (
+            {"mm_vision_tower": "x", "architectures": ["LlavaQwenForCausalLM"]},
+            "llava-onevision.*-hf$",
+        ),
+        ({"mm_video_tower": "x"}, "such as LanguageBind/Video-LLaVA-7B-hf$"),
+        ({"model_type": "llava_qwen"}, "LLaVA's own code"),
+        (
+            {"quantization_config": {"quant_method": "awq"}},
+            r"quantised \(awq\).*llava-1.5-7b-hf$",
+        ),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"is quantised \(gptq\)"),
+        ({"quantization_config": {"load_in_4bit": True}}, r"is quantised \(no method named\)"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_names_the_one_to_load(broken, told, match):
+    change(**told)(broken)
+    (broken / WEIGHTS).rename(broken / "pytorch_model-00001-of-00001.bin")
+    with pytest.raises(LoadError, match=match):
+        load(broken)
+
+
+def test_a_model_of_plain_transformers_finds_its_folders_template(tmp_path):
+    """The template of older folders lies in chat_template.json, where a tokenizer does not look."""
+    twin().save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    template = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    with pruned(model, "qvid", 4) as trace:
+        model(**ask(STAR))
+    assert trace.cuts[0].n_query == 14
+
+
+def test_a_map_of_devices_places_the_parts(checkpoint):
+    model, _ = load(checkpoint, device_map="auto")
+    assert torch.equal(model(**ask(STAR)).logits, twin()(**ask(STAR)).logits)
+    with pytest.raises(ValueError, match="device='cpu' and device_map='auto': give one of them"):
+        load(checkpoint, device="cpu", device_map="auto")
+    with pytest.raises(ValueError, match="device_map=.* cannot be used: .*not give any device"):
+        load(checkpoint, device_map={"lm_head": "disk"})
+
+
+@pytest.mark.parametrize("name", ["qvid", "fastv", "divprune", "dart", "sparsevlm"])
+def test_layers_that_wait_on_disk_are_pruned_as_those_in_memory(checkpoint, name):
+    """Their weights are no tensors between two calls; QViD reads the norm of layer 1."""
+    parts = ("vision_tower", "multi_modal_projector", "language_model")
+    places = dict.fromkeys((*(f"model.{part}" for part in parts), "lm_head"), "cpu")
+    del places["model.language_model"]
+    inner = ("embed_tokens", "norm", "rotary_emb", *(f"layers.{i}" for i in range(8)))
+    places |= dict.fromkeys((f"model.language_model.{part}" for part in inner), "cpu")
+    places |= {f"model.language_model.layers.{i}": "disk" for i in (0, 1, 2)}
+    model, _ = load(checkpoint, device_map=places)
+    assert model.base_model.language_model.layers[1].self_attn.q_proj.weight.is_meta
+    with pruned(model, name, 4) as trace:
+        out = model.generate(**ask(STAR), max_new_tokens=3, do_sample=False)
+    other = twin()
+    with pruned(other, name, 4) as there:
+        wanted = other.generate(**ask(STAR), max_new_tokens=3, do_sample=False)
+    assert torch.equal(out, wanted) and len(trace.cuts) == len(there.cuts)
+    assert all(torch.equal(a.kept, b.kept) for a, b in zip(trace.cuts, there.cuts, strict=True))
 
 
 def test_weights_in_another_format_are_not_read(broken):
@@ -344,7 +492,7 @@ def test_what_the_hub_says_in_one_sentence(monkeypatch, error, match):
     def fail(*_, **__):
         raise OSError("a long story\nin lines") from kind.__new__(kind)
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", fail)
     with pytest.raises(LoadError, match=match) as caught:
         load("owner/name", revision="v2")
     assert "\n" not in str(caught.value)

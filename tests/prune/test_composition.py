@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked
+from pairwise import matrix
 from twins import BOTH, DOTS, STAR, TALK, ask, built
 
 from qvid_utils.algebra.cuts import Cut, Infeasible
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import method
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 EXACT = 1e-5
 KERNELS = ("sdpa", "eager")
@@ -28,9 +29,7 @@ def generate(model, inputs, **more):
     return model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
 
 
-@pytest.mark.parametrize(
-    ("family", "kernel", "pair"), list(itertools.product(sorted(FAMILIES), KERNELS, PAIRS))
-)
+@matrix("family, kernel, pair", itertools.product(sorted(FAMILIES), KERNELS, PAIRS))
 def test_a_pair_obeys_the_oracles(family, kernel, pair):
     """Dropping is hiding, cached decoding is recomputing, a row is the row alone."""
     model, prompts = built(family, attention=kernel), (BOTH, STAR, TALK)

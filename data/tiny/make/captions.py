@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import suites
+import storing
 import world
 
 NAME, PICTURES, STREAM = "tiny_captions", 100, 12  # a stream of random numbers of its own
@@ -34,7 +34,7 @@ def build(seed: int = 0) -> pd.DataFrame:
         rng = np.random.default_rng([seed, STREAM, number])
         scene = world.draw_scene(rng)
         image = {
-            "bytes": suites.picture_bytes(world.render(scene, rng)),
+            "bytes": storing.picture_bytes(world.render(scene, rng)),
             "path": f"{number:02d}.png",
         }
         turned = [

@@ -13,7 +13,7 @@ import clips
 import first_frame
 import numpy as np
 import pandas as pd
-import suites
+import storing
 
 from qvid_utils.paths import DATA
 
@@ -79,14 +79,14 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
     for row in (row for found in rows.values() for row in found):
         row["first_frame"] = first_frame.odds(row["kind"], row["question"], row["answer"],
                                               row.pop("clip"))  # fmt: skip
-    return suites.numbered(rows)
+    return storing.numbered(rows)
 
 
 def write(folder: Path, seed: int = 0) -> None:
     made = build(seed)
     odds = pd.concat([frame[["id", "first_frame"]] for frame in made.values()])
     frames = {name: frame.drop(columns="first_frame") for name, frame in made.items()}
-    suites.store(frames, folder, "clips")
+    storing.store(frames, folder, "clips")
     odds.to_csv(folder / FIRST_FRAME, index=False, float_format="%.6f", lineterminator="\n")
 
 
@@ -96,4 +96,4 @@ def read_first_frame() -> pd.Series:
 
 
 if __name__ == "__main__":
-    suites.command(__doc__, VIDEOS, write)
+    storing.command(__doc__, VIDEOS, write)

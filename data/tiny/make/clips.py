@@ -135,7 +135,7 @@ def render(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     frames = np.repeat(ground[None], len(clip[0].cells), axis=0)
     for actor in clip:
         size = int(rng.integers(13, CELL + 1))
-        alpha = world._stencil(actor.kind, size)[..., None]
+        alpha = world.stencil(actor.kind, size)[..., None]
         y, x = rng.integers(CELL - size + 1, size=2).tolist()
         light = rng.uniform(0.92, 1.05)
         for t, cell in enumerate(actor.cells):

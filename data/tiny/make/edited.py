@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import suites
+import storing
 import world
 
 NAME, SETS, STREAM = "tiny_hallusion", 80, 10  # a stream of random numbers of its own
@@ -75,7 +75,7 @@ def build(seed: int = 0) -> pd.DataFrame:
         for figure, scene in enumerate((before, after)):
             name = f"{number:02d}-{figure}"
             pixels = world.render(scene, np.random.default_rng(paint))
-            image = {"bytes": suites.picture_bytes(pixels), "path": f"{name}.png"}
+            image = {"bytes": storing.picture_bytes(pixels), "path": f"{name}.png"}
             answers = ["yes", "no"][:: -1 if figure else 1] + ["yes", "no"]
             for place, (kind, text) in enumerate([*turning, *staying]):
                 rows.append({

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import suites
+import storing
 import world
 
 NAME, QUESTIONS, STREAM = "tiny_mmmu_pro", 120, 13  # a stream of random numbers of its own
@@ -44,7 +44,7 @@ def build(seed: int = 0) -> pd.DataFrame:
         options = options[turn:] + options[:turn]
         sorts = {"colour": tuple(world.COLOURS), "shape": world.SHAPES, "letter": world.LETTERS}
         image = {
-            "bytes": suites.picture_bytes(world.render(scene, rng)),
+            "bytes": storing.picture_bytes(world.render(scene, rng)),
             "path": f"{number:03d}.png",
         }
         rows.append({

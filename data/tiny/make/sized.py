@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import suites
+import storing
 import world
 
 NAME, STREAM = "tiny_sizes", 11  # a stream of random numbers of its own
@@ -30,7 +30,7 @@ def build(seed: int = 0) -> pd.DataFrame:
         board = BOARDS[number % len(BOARDS)]
         scene = world.draw_scene(rng, board=board)
         pixels = world.render(scene, rng, board)
-        image = {"bytes": suites.picture_bytes(pixels), "path": f"{number:02d}.png"}
+        image = {"bytes": storing.picture_bytes(pixels), "path": f"{number:02d}.png"}
         said: set[str] = set()
         for kind in ASKED:
             question = world.ask(kind, scene, rng)

@@ -6,15 +6,17 @@ come from a stream of their own ("evaluation", not a training stage), so none wa
 
 from __future__ import annotations
 
-import argparse
-import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import captions
+import edited
+import exam
 import numpy as np
 import pandas as pd
+import sized
+import storing
 import world
-from PIL import Image
 
 from qvid_utils.paths import DATA
 
@@ -29,13 +31,6 @@ MME = {
     "reasoning": world.same_colour,
 }
 Rows = Iterator[dict]
-
-
-def picture_bytes(pixels: np.ndarray) -> bytes:
-    """PNG with five bits a channel: a third of the size, and less than the picture's own noise."""
-    file = io.BytesIO()
-    Image.fromarray(pixels // 8 * 8 + 4).save(file, "png", optimize=True)
-    return file.getvalue()
 
 
 def _row(text: str, answer: str, kind: str, split: str = "", group: str = "") -> dict:
@@ -122,57 +117,19 @@ def build(seed: int = 0) -> dict[str, pd.DataFrame]:
         rng = np.random.default_rng([seed, EVALUATION, picture])
         scene = world.draw_scene(rng)
         name = f"{picture:03d}"
-        image = {"bytes": picture_bytes(world.render(scene, rng)), "path": f"{name}.png"}
+        image = {"bytes": storing.picture_bytes(world.render(scene, rng)), "path": f"{name}.png"}
         for suite, builder in BUILDERS.items():
             if len(rows[suite]) < LEAST:
                 for row in builder(scene, rng, name):
                     rows[suite].append({"picture": name, "image": image, **row})
         picture += 1
-    return numbered(rows)
-
-
-def numbered(rows: Mapping[str, list[dict]]) -> dict[str, pd.DataFrame]:
-    """The rows of each suite as a frame whose first column is their `id`, "suite/0000"."""
-    frames = {}
-    for suite, found in rows.items():
-        frame = pd.DataFrame(found)
-        frame.insert(0, "id", [f"{suite}/{i:04d}" for i in range(len(frame))])
-        frames[suite] = frame
-    return frames
-
-
-def store(frames: Mapping[str, pd.DataFrame], folder: Path, shown: str) -> None:
-    """One file per suite; shown: what its questions are about, in the plural, for the last line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for suite, frame in frames.items():
-        # One dictionary for all pictures of a file: a picture of many questions is stored once.
-        frame.to_parquet(
-            folder / f"{suite}.parquet",
-            index=False,
-            compression="zstd",
-            dictionary_pagesize_limit=1 << 26,
-        )
-        print(f"{suite}: {len(frame)} questions on {frame['picture'].nunique()} {shown}")
+    return storing.numbered(rows)
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    import captions  # pictures of their own; stored as these are
-    import edited  # pictures of their own; stored as these are
-    import exam  # pictures of their own; stored as these are
-    import sized  # pictures of their own; stored as these are
-
     more = {module.NAME: module.build(seed) for module in (captions, edited, exam, sized)}
-    store({**build(seed), **more}, folder, "pictures")
-
-
-def command(about: str, folder: Path, write: Callable[[Path, int], None]) -> None:
-    """The command line of a module that writes suites."""
-    words = argparse.ArgumentParser(description=about.splitlines()[0])
-    words.add_argument("--out", type=Path, default=folder)
-    words.add_argument("--seed", type=int, default=0)
-    chosen = words.parse_args()
-    write(chosen.out, chosen.seed)
+    storing.store({**build(seed), **more}, folder, "pictures")
 
 
 if __name__ == "__main__":
-    command(__doc__, SUITES, write)
+    storing.command(__doc__, SUITES, write)

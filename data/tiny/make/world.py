@@ -109,31 +109,44 @@ def _draw_kinds(rng: np.random.Generator, pool: tuple[str, ...], number: int) ->
     return kinds
 
 
-def render(scene: Scene, rng: np.random.Generator, board: Board = (BOARD, BOARD)) -> np.ndarray:
-    """The scene's picture, uint8, 16 pixels a cell, (96, 96, 3) as a rule: gradient ground with
-    noise, things with jitter."""
-    height, width = (cells * CELL for cells in board)
+def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """An empty ground, float64 (height, width, 3): a gradient between four colours, with noise."""
     corners = rng.uniform(85, 175, size=(2, 2, 3))
     down, across = np.linspace(0, 1, height), np.linspace(0, 1, width)
     top = corners[0, 0] + (corners[0, 1] - corners[0, 0]) * across[:, None]
     bottom = corners[1, 0] + (corners[1, 1] - corners[1, 0]) * across[:, None]
     picture = top[None] + (bottom - top)[None] * down[:, None, None]
     picture += rng.normal(0, 9, size=(height // 2, width // 2, 1)).repeat(2, 0).repeat(2, 1)
+    return picture
+
+
+def paint(picture: np.ndarray, thing: Thing, rng: np.random.Generator) -> np.ndarray:
+    """Draw a thing into a picture (h, w, 3), somewhere in its cell; its coverage, (h, w) in
+    [0, 1]."""
+    size = int(rng.integers(13, CELL + 1))
+    slack = CELL - size
+    y = thing.row * CELL + int(rng.integers(0, slack + 1))
+    x = thing.column * CELL + int(rng.integers(0, slack + 1))
+    colour = np.array(COLOURS[thing.colour]) * rng.uniform(0.92, 1.05)
+    covers = np.zeros(picture.shape[:2])
+    covers[y : y + size, x : x + size] = stencil(thing.kind, size)
+    spot = (slice(y, y + size), slice(x, x + size))
+    picture[spot] += covers[spot][..., None] * (colour - picture[spot])
+    return covers
+
+
+def render(scene: Scene, rng: np.random.Generator, board: Board = (BOARD, BOARD)) -> np.ndarray:
+    """The scene's picture, uint8, 16 pixels a cell, (96, 96, 3) as a rule: gradient ground with
+    noise, things with jitter."""
+    picture = ground(rng, *(cells * CELL for cells in board))
     for thing in scene:
-        size = int(rng.integers(13, CELL + 1))
-        alpha = _stencil(thing.kind, size)[..., None]
-        slack = CELL - size
-        y = thing.row * CELL + int(rng.integers(0, slack + 1))
-        x = thing.column * CELL + int(rng.integers(0, slack + 1))
-        paint = np.array(COLOURS[thing.colour]) * rng.uniform(0.92, 1.05)
-        spot = picture[y : y + size, x : x + size]
-        spot += alpha * (paint - spot)
+        paint(picture, thing, rng)
     picture += rng.normal(0, 4, size=picture.shape)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 @cache
-def _stencil(kind: str, size: int) -> np.ndarray:
+def stencil(kind: str, size: int) -> np.ndarray:
     """Coverage of one thing in [0, 1], (size, size): drawn eight times larger, then shrunk."""
     s = size * 8
     canvas = Image.new("L", (s, s), 0)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from ...paths import DATA
 from .base import PAPER_BENCHMARKS, Suite
+from .crowded import CROWDED, crowded_suite
 from .embedded_video import VIDEO, video_suite
 from .paper_profile import place
 from .published import BENCHMARKS, published
@@ -32,7 +33,7 @@ NEW_TOKENS = {"tiny_captions": 32}  # eight letters with their colours
 
 
 def suite(name: str, family: str = "llava") -> Suite:
-    """An embedded suite by name, read from data/tiny/suites or data/tiny/videos, or a published
+    """An embedded suite by name, read from data/tiny, or a published
     benchmark as a family of models is asked it (see `published`). ValueError for an unknown name,
     and for a benchmark that the family cannot be asked."""
     return _read(name, family if name in BENCHMARKS else "")
@@ -45,7 +46,9 @@ def _read(name: str, family: str) -> Suite:
         return published(name, place(name), family=family)
     if name in VIDEO:
         return video_suite(name)
-    known = [*METRICS, *MORE, *VIDEO]
+    if name in CROWDED:
+        return crowded_suite(name)
+    known = [*METRICS, *MORE, *VIDEO, *CROWDED]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."

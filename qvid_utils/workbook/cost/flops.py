@@ -231,7 +231,7 @@ def scoring(
 ) -> dict[str, float]:
     """FLOPs of one score, step by step; what the cut layer does once more is counted, too.
 
-    method: "qvid" (as `linalg.leverage` does it, through the Gram matrix), "qvid_qr" (the paper's
+    method: "qvid" (as `leverage.leverage` does it, through the Gram matrix), "qvid_qr" (the paper's
     printed QR + SVD), "last_row" (FastV, PyramidDrop: one attention row), "variation" (V²Drop),
     "column_norm". n_query: query tokens, for those that see the question. Dense eigen and singular
     value problems count Golub and Van Loan's 9 n³ and 22 n³; they are estimates, the rest is exact.

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...algebra import linalg
+from ...algebra import spectrum
 from ...algebra.cuts import At, Infeasible, tokens_per_layer
 from ...families import Unavailable
 from ...families.calls import pictures_once
 from ...methods import Method, method
-from ...prune.hooks import Trace, pruned
+from ...prune import Trace, pruned
 from ..cost.budgets import exchange
 from .low_rank import word_scores
 from .one_question import CONVENTION, Answer, Asked, answered
@@ -68,7 +68,7 @@ class Look:
     @cached_property
     def spectrum(self) -> pd.DataFrame:
         """σ_k/σ_1 of M: mode (from 1), mean, lowest and highest over the heads."""
-        sigma = linalg.spectrum(self.asked.reading.interaction)
+        sigma = spectrum.singular_values(self.asked.reading.interaction)
         relative = (sigma / sigma[:, :1]).numpy(force=True)
         modes = range(1, relative.shape[1] + 1)
         return pd.DataFrame({"mode": modes, "mean": relative.mean(0), "lowest": relative.min(0),
@@ -79,8 +79,8 @@ class Look:
         """How many modes vote at `rank`, mean over the heads: never more than M has."""
         M = self.asked.reading.interaction
         if self.rank < 1:
-            return float(linalg.effective_rank(M, self.rank).double().mean())
-        return float(linalg.numerical_rank(M).clamp(max=self.rank).double().mean())
+            return float(spectrum.effective_rank(M, self.rank).double().mean())
+        return float(spectrum.numerical_rank(M).clamp(max=self.rank).double().mean())
 
     @cached_property
     def words(self) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def look(
     number of modes); the others go by their own. A method that this model or budget refuses says so
     in its `Side.problem`. ValueError for a rank or a keep that no method could take.
     """
-    linalg.check_rank(rank)
+    spectrum.check_rank(rank)
     if not 1 <= keep <= asked.n_visual:
         raise ValueError(
             f"keep={keep}: the picture has {asked.n_visual} visual tokens, keep 1 to all of them"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ...families import family_of, query_tokens
 from ...models import pictures
 from ...paths import DATA
-from ...prune.hooks import observed
+from ...prune import observed
 from ..cost import flops
 from .low_rank import Reading, default_layer
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from ...paths import DATA, figures_dir
+from ...paths import figures_dir, papers_numbers
 
 #: Column of a result row -> kind ("text", "int", "float", "rank").
 SCHEMA: Mapping[str, str] = MappingProxyType({
@@ -164,7 +164,7 @@ def paper(table: int | str) -> pd.DataFrame:
     Names of files work too ("table02a", "svd_table01"). Raises ValueError for another name, and
     lists the known ones.
     """
-    known = {path.stem: path for path in sorted((DATA / "paper").glob("*table*.csv"))}
+    known = {path.stem: path for path in sorted(papers_numbers().glob("*table*.csv"))}
     m = re.fullmatch(r"(svd)?[ _-]*(?:table)?[ _]*0*(\d+)([a-z]?)", str(table).strip().lower())
     stem = f"{'svd_' if m[1] else ''}table{int(m[2]):02d}{m[3]}" if m else ""
     if stem not in known:
@@ -174,7 +174,7 @@ def paper(table: int | str) -> pd.DataFrame:
 
 def peers() -> pd.DataFrame:
     """What the compared methods print of themselves: all of data/paper/peers_*.csv, long form."""
-    files = sorted((DATA / "paper").glob("peers_*.csv"))
+    files = sorted(papers_numbers().glob("peers_*.csv"))
     return pd.concat([read(path) for path in files], ignore_index=True)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qvid_utils.workbook.benchmarks import TINY, Suite, base, score, scoring, suite
+from qvid_utils.workbook.benchmarks import TINY, Suite, base, crowded, score, scoring, suite
 from qvid_utils.workbook.benchmarks.base import PAPER_BENCHMARKS
 from qvid_utils.workbook.benchmarks.prompts import picture
 from qvid_utils.workbook.tables import beside_paper, conclusions, report
@@ -364,3 +364,14 @@ def test_defaults_leave_out_other_ranks_and_variants():
     left = conclusions.defaults(records_of(*parts))
     assert left["method"].tolist() == ["qvid", "full", "column_norm"]
     assert left["rank"].tolist()[0] == 16
+
+
+def test_crowded_suites_read_by_name_and_their_parts_share_no_picture():
+    """Also that all kin of a setting together are the whole file."""
+    for name in ("crowded_gqa", "sparse_mvbench"):
+        reported, deciding = (suite(n).samples for n in (name, f"{name}_deciding"))
+        seen = [{str(image) for image in part["image"]} for part in (reported, deciding)]
+        assert len(reported) > 30 and len(deciding) > 15 and not seen[0] & seen[1]
+    asked = sum(len(suite(f"crowded_{kin}").samples) for kin in crowded.KIN if kin != "mvbench")
+    path = crowded.DATA / "tiny" / "crowded" / "crowded_reported.parquet"
+    assert asked == len(pd.read_parquet(path, columns=["id"]))

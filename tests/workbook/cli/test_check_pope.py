@@ -44,11 +44,14 @@ def main(options) -> int:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A LLaVA of the embedded shape with random weights, and 24 questions in POPE's schema."""
+    """A LLaVA of the embedded shape with random weights, which answers with one word and stops, and
+    24 questions in POPE's schema."""
     root = tmp_path_factory.mktemp("files")
     embedded, _ = load("tiny/llava")
     torch.manual_seed(1)
     made = LlavaForConditionalGeneration(embedded.config)
+    made.lm_head.weight.data.zero_()  # all words alike: the first one wins, and it ends the answer
+    made.generation_config.eos_token_id = 0
     shutil.copytree(DATA / "tiny" / "llava", root / "model")
     made.save_pretrained(root / "model")
     asked = samples.ROWS["pope"]

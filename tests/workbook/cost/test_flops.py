@@ -11,7 +11,7 @@ from twins import FILM, STAR, ask, twin
 from qvid_utils.algebra.cuts import Infeasible, at, staged, tokens_per_layer
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import METHODS
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 from qvid_utils.workbook.cost.budgets import budget_table, exchange, in_place, two_pass
 from qvid_utils.workbook.cost.flops import (
     CONVENTIONS,
