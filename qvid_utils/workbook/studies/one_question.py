@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ...families import family_of, query_tokens
 from ...models import pictures
+from ...models.ask import unknown_words
 from ...paths import DATA
 from ...prune import observed
 from ..cost import flops
@@ -30,6 +31,7 @@ NEW_TOKENS = 8
 CONVENTION = "macs"  # the language model's layers: the part that pruning changes, for every method
 SHRUNK = 2048  # pixels: longer pictures are shrunk as they are opened
 WORDS = 80  # of a question; more are no question, and the figure has no room for them
+MARKS = ".,;:!?\"()"  # around a word
 LARGEST = 512  # pixels: a picture is not drawn larger than this
 
 
@@ -96,21 +98,18 @@ def opened(source: Any) -> Image.Image:
     return picture
 
 
-def _checked(question: str, tokenizer: Any) -> tuple[str, ...]:
+def _checked(question: str, processor: Any) -> tuple[str, ...]:
     """The words of a question that the tokenizer does not have; ValueError where it cannot be
     asked: empty, longer than `WORDS`, or without a single word that is known."""
-    words = [word.strip(".,;:!?\"'()") for word in question.split()]
-    words = [word for word in words if word]
+    words = [word for word in question.split() if any(map(str.isalnum, word))]
     if not words:
         raise ValueError("the question is empty: type one, QViD reads the picture for its words")
     if len(words) > WORDS:
         raise ValueError(
             f"the question has {len(words)} words; up to {WORDS} are asked: shorten it"
         )
-    known = {word: tokenizer.unk_token_id not in
-             tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}  # fmt: skip
-    unknown = tuple(word for word in words if not known[word])
-    if len(unknown) == len(words):
+    unknown = tuple(word.strip(MARKS) for word in unknown_words(processor, question))
+    if len(unknown) >= len(words):
         said = ", ".join(f"“{word}”" for word in dict.fromkeys(unknown))
         raise ValueError(f"this model knows none of these words: {said}; ask with others")
     return unknown
@@ -126,7 +125,7 @@ def ask(
     alone, a layer that the model does not have,
     and a picture whose visual tokens form no single grid (tiles, line breaks).
     """
-    unknown = _checked(question, processor.tokenizer)
+    unknown = _checked(question, processor)
     picture = opened(picture)
     layer = default_layer(model) if layer is None else layer
     words = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
