@@ -31,7 +31,7 @@ NEW_TOKENS = 8
 CONVENTION = "macs"  # the language model's layers: the part that pruning changes, for every method
 SHRUNK = 2048  # pixels: longer pictures are shrunk as they are opened
 WORDS = 80  # of a question; more are no question, and the figure has no room for them
-MARKS = ".,;:!?\"()"  # around a word
+MARKS = '.,;:!?"()'  # around a word
 LARGEST = 512  # pixels: a picture is not drawn larger than this
 
 
