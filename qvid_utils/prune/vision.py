@@ -49,8 +49,7 @@ class Pictures:
             left.callback(self.forget)
             if self.site is not None:
                 left.enter_context(self.site.inside())
-            if self.sees & needing("layout", "tower"):
-                self.sizes = left.enter_context(sizes_seen(self.model))
+            self.sizes = left.enter_context(sizes_seen(self.model))
             if self.sees & needing("tower"):
                 self.encodings = left.enter_context(tower_seen(self.model, self.family))
             yield
@@ -97,13 +96,13 @@ class Pictures:
         return tokenizer.decode(ids[words[row]], skip_special_tokens=True).strip()
 
     def _grid(self, row: int) -> tuple[int, int, int]:
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         return self.family.grid(self.model.config, self.counts[row], call, prompt)
 
     def _frames(self, row: int, numbers: Tensor) -> Tensor:
         """The picture or frame of the tokens `numbers`, see the word."""
         _all_known(numbers, "frames")
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         blocks = self.family.blocks(self.model.config, call, prompt)
         return frames_of(blocks).to(numbers.device)[numbers]
 
@@ -113,11 +112,11 @@ class Pictures:
             every = self.site.filled(row) if self.site else torch.ones(self.counts[row])
             return every.bool().to(numbers.device)[numbers]
         self.encodings.check(self.arguments.get("mm_encoder_outputs"))
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         found = self.encodings.word(word, self.model.config, call["input_ids"], prompt)
         return found.to(numbers.device)[numbers]
 
-    def _encoded(self, row: int) -> tuple[dict[str, Any], int]:
+    def encoded(self, row: int) -> tuple[dict[str, Any], int]:
         """The arguments of the encoders with the prompts that were encoded together, and which of
         these a row is: beams share one."""
         counts, call, copies = self.counts, self.arguments, 1

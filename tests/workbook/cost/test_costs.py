@@ -41,7 +41,7 @@ def test_a_cost_is_that_of_its_layers_its_scores_and_its_picture():
         visual = tokens_run(case.name, case.keep, 16, 8)
         plain = flops.prefill(model.config, visual, 12, blocks=[16])
         assert found.layers == plain.layers and found.vision == plain.vision
-        score = {"qvid": "qvid", "fastv": "last_row"}.get(case.name)
+        score = {"qvid": "leverage", "fastv": "one row"}.get(case.name)
         if score:
             assert found.scoring == sum(flops.scoring(model.config, score, 16, 6).values())
         assert (found.scoring == 0) == (case.name in ("full", "svd_prune"))
