@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ...families import FAMILIES
 from ...methods import Method
 from ...models.load import load
 from ...paths import DATA, FIGURES
@@ -16,7 +17,6 @@ from ..benchmarks import TINY, suite
 from ..benchmarks.prompts import picture as picture_of
 from ..plots import base as figures
 from ..plots.pictures import split_question
-from ..tables.methods import LINE_BREAKS
 from . import explorer_figure as figures_explorer
 from .one_look import Look, look
 from .one_question import Asked, ask
@@ -91,7 +91,7 @@ def embedded() -> list[str]:
     found = sorted((DATA / "tiny").glob("*/generation_config.json"))
     kinds = {path.parent.name: json.loads((path.parent / "config.json").read_text())["model_type"]
              for path in found}  # fmt: skip
-    return [f"tiny/{name}" for name, kind in kinds.items() if kind not in LINE_BREAKS]
+    return [f"tiny/{name}" for name, kind in kinds.items() if not FAMILIES[kind].line_breaks]
 
 
 def example(place: tuple[str, str]) -> dict:
