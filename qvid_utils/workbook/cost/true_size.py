@@ -25,8 +25,9 @@ from torch import nn
 from ...algebra.cuts import mean_tokens
 from ...families import family_of
 from ...methods import method
+from ..benchmarks.base import FULL
 from ..tables.schema import read, write
-from .cells import cells_of, infeasible, measure
+from .cases import cases_of, infeasible, measure
 from .workloads import Prompt
 
 __all__ = ["EQUAL_MEAN", "advance_notice", "keeps_of_means", "time_methods", "weights_on_disk"]
@@ -34,7 +35,6 @@ __all__ = ["EQUAL_MEAN", "advance_notice", "keeps_of_means", "time_methods", "we
 SHARD = 3 * 2**30  # bytes of one file of weights
 EQUAL_MEAN = "qvid@mean"  # QViD with the budgets as means over the layers, as V²Drop labels them
 ANSWER = 16  # tokens; timed in one round, since every further token reads all weights
-FULL = "full"
 
 
 # ---------------------------------------------------------------------------------------- weights
@@ -188,19 +188,19 @@ def _time_one(
     if text == EQUAL_MEAN:
         layer = method(chosen).schedule(1, prompt.n_visual, depth)[0].layer
         keeps = keeps_of_means(keeps, prompt.n_visual, depth, layer)
-    cells = cells_of([FULL, chosen], keeps)
-    out = infeasible(model, cells, prompt.n_visual)
-    cells = [cell for cell in cells if cell not in out]
+    cases = cases_of([FULL, chosen], keeps)
+    out = infeasible(model, cases, prompt.n_visual)
+    cases = [case for case in cases if case not in out]
     more = {"name": name, "memory": False, "warm_up": 0, "clock": clock}
-    first = measure(model, prompt, cells, lengths=[1], rounds=rounds, **more)
-    answer = measure(model, prompt, cells, lengths=[ANSWER], rounds=1, **more)
+    first = measure(model, prompt, cases, lengths=[1], rounds=rounds, **more)
+    answer = measure(model, prompt, cases, lengths=[ANSWER], rounds=1, **more)
     answer = answer[answer["metric"].str.contains(rf"_{ANSWER}|decode")]
     means = {
-        cell.keep: mean_tokens(
-            cell.method.schedule(cell.keep, prompt.n_visual, depth), prompt.n_visual, depth
+        case.keep: mean_tokens(
+            case.method.schedule(case.keep, prompt.n_visual, depth), prompt.n_visual, depth
         )
-        for cell in cells
-        if cell.method is not None and cell.method.reading == "in_place"
+        for case in cases
+        if case.method is not None and case.method.reading == "in_place"
     }
     both = pd.concat([first, answer], ignore_index=True)
     ours = both["method"] != FULL
