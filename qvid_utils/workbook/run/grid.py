@@ -357,7 +357,7 @@ def up_to(model: nn.Module, layer: int) -> Iterator[None]:
 @contextmanager
 def _stopping(layer: nn.Module) -> Iterator[None]:
     """A pass ends where this layer would run; its door is still passed."""
-    before = layer.forward
+    before = vars(layer).get("forward")
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Enough
@@ -366,7 +366,9 @@ def _stopping(layer: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        layer.forward = before
+        del layer.forward
+        if before is not None:
+            layer.forward = before
 
 
 def _copied(value: Any, count: int) -> Any:

@@ -33,10 +33,9 @@ from ...methods import METHODS
 
 MODELS = ("tiny/llava", "tiny/qwen2_vl", "tiny/llava_onevision", "tiny/video_llava")
 KEEP = 8  # of the primary question
-KEEPS = (16, 8, 4)
 PRIMARY = ("qvid 16", "qvid 4", "ridge 1", "column norm")
 ORACLES = ("named", "things", "spread")
-#: What sees no question; `random` is the mean of three shuffles.
+#: What sees no question.
 BLIND = ("things", "spread", "keys", "divprune", "random")
 CLEAR = 10.0  # points that a suite must have between the named thing and the best blind row
 LEAST = 0.95  # unpruned accuracy of a type of question that is asked of a model
@@ -134,9 +133,8 @@ def kept(
     views: by source, the evidence of the prompt with its own and with other questions; truth: see
     `order`; seed: of this question's draws.
     """
-    if cell.rule in ORACLES or cell.rule.startswith("random"):
-        draw = int(cell.rule.partition(" ")[2] or 0)
-        taken = order(cell.rule, *truth, np.random.default_rng([*seed, draw]))[:keep]
+    if cell.rule in (*ORACLES, "random"):
+        taken = order(cell.rule, *truth, np.random.default_rng(seed))[:keep]
         return torch.from_numpy(np.sort(taken))
     own = views["own"]
     if cell.rule == "divprune":
@@ -148,25 +146,44 @@ def kept(
 
 
 # ------------------------------------------------------------------------------------- the cells
-BLIND_CELLS = tuple(
-    Cell(rule, "")
-    for rule in ("things", "spread", "keys", "divprune", "random 0", "random 1", "random 2")
+TELLING = tuple(Cell(rule, "") for rule in ("named", *BLIND))
+PAIRS = tuple(Cell(rule, source) for rule in PRIMARY for source in ("own", "swap"))
+MORE = (
+    *[Cell(rule, source) for rule in PRIMARY[::2] for source in ("other", "format", "noise")],
+    *[Cell(rule, source) for rule in ("fastv", "sparsevlm") for source in ("own", "swap")],
+    Cell("energy 0.9", "swap"),
+    Cell("per-head max"),
 )
-TELLING = (Cell("named", ""), *BLIND_CELLS)
 
 
-def cells(setting: str, part: str, best: Sequence[str] = ()) -> dict[int, list[Cell]]:
-    """Which cells are asked at which budget; best: the rules that the deciding part chose."""
-    if part == "deciding":
+class Stage(NamedTuple):
+    """A part of the run: which setting and part it asks, at most how many questions of a model."""
+
+    setting: str
+    part: str
+    limit: int | None = None
+
+
+STAGES: Mapping[str, Stage] = {
+    "deciding": Stage("crowded", "deciding", 200),
+    "primary": Stage("crowded", "reported"),
+    "sparse_deciding": Stage("sparse", "deciding", 100),
+    "sparse": Stage("sparse", "reported", 160),
+    "more": Stage("crowded", "reported", 240),
+}
+
+
+def cells(stage: str, best: Sequence[str] = ()) -> dict[int, list[Cell]]:
+    """Which cells a stage asks at which budget; best: the rules that the deciding part chose."""
+    if stage == "deciding":
         tuned = [Cell(rule) for rules in TUNED.values() for rule in rules]
-        both = {keep: [*TELLING, *(tuned if setting == "crowded" else [])] for keep in (8, 4)}
-        return {32: list(TELLING), 16: list(TELLING), **both}
-    pairs = [Cell(rule, source) for rule in PRIMARY for source in ("own", "swap")]
-    if setting == "sparse":
-        return {keep: [*TELLING[:6], *pairs] for keep in (16, 8)}
-    chosen = [Cell(rule) for rule in best if rule not in PRIMARY]
-    usual = [*TELLING[:6], *pairs, Cell("energy 0.9"), *chosen]
-    others = [Cell(r, s) for r in ("qvid 16", "ridge 1") for s in ("other", "format", "noise")]
-    more = [Cell(r, s) for r in ("energy 0.9", "fastv", "sparsevlm") for s in ("own", "swap")]
-    at_8 = [*usual, *others, *more, Cell("per-head max")]
-    return {keep: list(dict.fromkeys(at_8 if keep == KEEP else usual)) for keep in KEEPS}
+        return {16: list(TELLING), KEEP: [*TELLING, *tuned], 4: list(TELLING)}
+    if stage == "sparse_deciding":
+        return {16: list(TELLING), KEEP: list(TELLING)}
+    chosen = [Cell(rule) for rule in dict.fromkeys(("energy 0.9", *best)) if rule not in PRIMARY]
+    usual = [Cell("named", ""), Cell("keys", ""), *PAIRS]
+    if stage == "primary":
+        return {KEEP: [*usual, *chosen]}
+    if stage == "sparse":
+        return {KEEP: [*usual, Cell("things", ""), Cell("spread", "")]}
+    return {KEEP: list(MORE), 4: [*usual, *chosen], 16: [*usual, *chosen]}

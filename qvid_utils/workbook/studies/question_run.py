@@ -26,10 +26,9 @@ from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts
 from ..benchmarks.scoring import right
 from ..run.grid import Grid, layers_once, up_to
-from .question import LEAST, MODELS, WORDS, Seen, cells, kept
+from .question import LEAST, MODELS, STAGES, WORDS, Seen, cells, kept
 from .question_tables import chosen
 
-PARTS = ("deciding", "reported")
 LAYER = 1  # where QViD cuts in all four: round(3 · L / 32)
 BATCH = 16  # prompts
 COLUMNS = ("sample", "rule", "source", "keep", "right", "recall", "n_query", "modes", "used")
@@ -116,19 +115,24 @@ def _about(seen: Seen) -> tuple:
     return M.shape[1], round(float(modes), 2), round(float(used), 3)
 
 
-def ask(name: str, setting: str, part: str, best: Sequence[str] = (), limit: int | None = None,
-        folder: Path = WORK, types: Sequence[str] | None = None) -> Path:  # fmt: skip
-    """Ask one model one part, and store it. types: of questions (None: all). Returns the file."""
+def ask(name: str, stage: str, folder: Path = WORK, limit: int | None = None) -> Path:
+    """Ask one model one stage's questions, or the first `limit` of them; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name.rpartition('/')[2]}_{setting}_{part}.csv"
+    path = folder / f"{name.rpartition('/')[2]}-{stage}.csv"
     done = set(pd.read_csv(path, usecols=["sample"])["sample"]) if path.exists() else set()
-    asked = questions(name, setting, part)
-    asked = asked[asked["kind"].isin(types)] if types is not None else asked
-    asked = asked[~asked["id"].isin(done)].head(limit)
+    place, best = STAGES[stage], ()
+    asked = questions(name, place.setting, place.part)
+    if place.part == "reported":
+        decided = gathered(folder).query("stage == 'deciding'")
+        best = chosen(decided)["rule"].tolist()
+        asked = asked[asked["kind"].isin(able(decided, name))]
+    asked = asked.head(limit or place.limit)
+    asked = asked[~asked["id"].isin(done)]
+    # batches of one length, in an order that has nothing to do with it: any part is a fair sample
     asked = asked.iloc[asked["question"].str.split().str.len().argsort(kind="stable")]
+    starts = np.random.default_rng(0).permutation(np.arange(0, len(asked), BATCH))
     model, processor = load(name)
-    plan, seed = cells(setting, part, best), MODELS.index(name)
-    starts = range(0, len(asked), BATCH)
+    plan, seed = cells(stage, best), MODELS.index(name)
     for start in tqdm(starts, desc=path.stem, mininterval=20):
         lines = list(answers(model, processor, asked.iloc[start : start + BATCH], plan, seed))
         text = StringIO()
@@ -140,48 +144,43 @@ def ask(name: str, setting: str, part: str, best: Sequence[str] = (), limit: int
     return path
 
 
-def run(
-    models: Sequence[str] = MODELS, limit: int | None = None, folder: Path = WORK,
-    parts: Sequence[str] = PARTS,
-) -> None:  # fmt: skip
-    """The whole run: the deciding part of every model, then the reported one, whose tuned cells and
-    types of question the deciding part chooses. models: those that this process asks."""
-    for part, setting, name in product(parts, ("crowded", "sparse"), models):
-        best, types = (), None
-        if part == "reported":
-            decided = gathered(folder).query("part == 'deciding'")
-            best, types = chosen(decided)["rule"].tolist(), able(decided, name)
-        ask(name, setting, part, best, limit, folder, types)
-
-
 def able(decided: pd.DataFrame, model: str) -> list[str]:
     """The types of question that a model answers to LEAST and more, unpruned and crowded."""
-    full = decided.query("setting == 'crowded' and rule == 'full' and model == @model")
+    full = decided.query("rule == 'full' and model == @model")
     right = full.groupby("kind", observed=True)["right"].mean()
     return right[right >= LEAST].index.tolist()
 
 
+def run(
+    models: Sequence[str] = MODELS, stages: Sequence[str] = tuple(STAGES), folder: Path = WORK,
+    limit: int | None = None,
+) -> None:  # fmt: skip
+    """The whole run, stage by stage: what the deciding part chooses, the later ones ask."""
+    for stage, name in product(stages, models):
+        ask(name, stage, folder, limit)
+
+
 def gathered(folder: Path = WORK) -> pd.DataFrame:
-    """What is stored in a folder of work: a row an answer, with model, setting, part, suite, kind
-    and picture."""
+    """What is stored in a folder of work: a row an answer, with model, stage, setting, part, suite,
+    kind and picture."""
     frames = []
-    for path in sorted(folder.glob("*.csv")):
-        name, setting, part = path.stem.rsplit("_", 2)
-        model = f"tiny/{name}"
-        about = questions(model, setting, part).set_index("id")[["suite", "kind", "picture"]]
-        found = pd.read_csv(path, keep_default_na=False, na_values={"recall": "", "keep": ""})
-        found = found.join(about, on="sample")
-        frames.append(found.assign(model=model, setting=setting, part=part))
+    for path in sorted(folder.glob("*-*.csv")):
+        name, stage = path.stem.split("-")
+        model, place = f"tiny/{name}", STAGES[stage]
+        about = questions(model, place.setting, place.part).set_index("id")
+        found = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        found["source"] = found["source"].fillna("")
+        found = found.join(about[["suite", "kind", "picture"]], on="sample")
+        named = {"model": model, "stage": stage, "setting": place.setting, "part": place.part}
+        frames.append(found.assign(**named))
     return pd.concat(frames, ignore_index=True)
 
 
 def store(folder: Path = WORK, path: Path = STORED) -> Path:
     """Write what is in a folder of work as the stored run."""
     found = gathered(folder)
-    texts = ["sample", "rule", "source", "suite", "kind", "picture", "model", "setting", "part"]
+    texts = "sample rule source suite kind picture model stage setting part".split()
     numbers = {"keep": "Int16", "right": "int8", "recall": "Int16"}
-    for name in ("n_query", "modes", "used"):
-        found[name] = pd.to_numeric(found[name], errors="coerce")
     found = found.astype({**dict.fromkeys(texts, "category"), **numbers})
     with contextlib.suppress(FileNotFoundError):
         path.unlink()

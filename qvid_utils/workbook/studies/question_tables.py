@@ -10,10 +10,11 @@ from .question import BLIND, CLEAR, KEEP, PRIMARY, TUNED
 
 
 def answers_of(records: pd.DataFrame, rule: str, source: str = "own", keep: int | None = KEEP):
-    """The answers of one cell by model, setting, part and sample; those of `random` are the mean of
-    its shuffles."""
-    same = records["rule"].str.startswith("random") if rule == "random" else records["rule"] == rule
-    some = records[same & (records["source"] == ("" if rule in _SEES_NONE else source))]
+    """The answers of one cell, by sample: model, setting, part, suite, kind, picture, score,
+    recall; a question that two stages asked counts once."""
+    some = records[
+        (records["rule"] == rule) & (records["source"] == ("" if rule in _SEES_NONE else source))
+    ]
     if keep is not None:
         some = some[some["keep"] == keep]
     by = ["model", "setting", "part", "suite", "kind", "picture", "sample"]
@@ -102,10 +103,10 @@ def control(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen(records: pd.DataFrame) -> pd.DataFrame:
-    """The best of each family of scores on the deciding part, crowded: mean accuracy over the
-    models and over 8 and 4 tokens. Columns family, rule, accuracy, tried (all four of them)."""
-    some = records.query("part == 'deciding' and setting == 'crowded' and keep in (8, 4)")
-    mean = some.groupby(["rule", "model", "keep"], observed=True)["right"].mean()
+    """The best of each family of scores on the deciding part, crowded, 8 tokens: mean accuracy over
+    the models. Columns family, rule, accuracy, tried (all four of them)."""
+    some = records.query("part == 'deciding' and setting == 'crowded' and keep == @KEEP")
+    mean = some.groupby(["rule", "model"], observed=True)["right"].mean()
     mean = 100 * mean.groupby("rule").mean()
     rows = []
     for family, rules in TUNED.items():
