@@ -29,7 +29,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-extras test-package test-browser test-tokenizers test-oldest lab lint clean install
+.PHONY: help figures test check-gpu test-extras test-package test-browser test-tokenizers test-oldest lab lint clean install
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -42,9 +42,12 @@ test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 	$(PARALLEL) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --nbval notebooks \
 	    --nbval-sanitize-with tests/nbval.cfg --nbval-current-env
 
+check-gpu: $(INSTALLED)  ## eight minutes on a GPU: exactness, scores, models, notebooks, a grid
+	$(BIN)/python -m qvid_utils check --device cuda --out runs/check_gpu $(ARGS)
+
 test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this machine) and `triton`
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
-	    tests/workbook/run/test_distributed.py tests/algebra/test_linalg_triton.py $(ARGS)
+	    tests/workbook/run/test_distributed.py tests/algebra/test_leverage_triton.py $(ARGS)
 
 test-package: $(INSTALLED)  ## build the wheel, install it away from the checkout, prune a model there
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m full tests/test_package.py $(ARGS)

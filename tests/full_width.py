@@ -18,7 +18,8 @@ from oracle import masked
 from twins import STAR, ask, twin
 
 from qvid_utils.families import FAMILIES
-from qvid_utils.prune.hooks import _Engine, pruned
+from qvid_utils.prune import pruned
+from qvid_utils.prune.hooks import Engine
 from qvid_utils.workbook.cost.rounds import peak_bytes
 from qvid_utils.workbook.cost.workloads import config_of, make
 
@@ -141,15 +142,15 @@ def overhead(model_type: str, dtype: torch.dtype = torch.bfloat16, tokens: int =
         outside.append(decode(deep, narrow)[0])
         with pruned(deep, "qvid", 7, layer=3):
             inside.append(decode(deep, narrow)[0])
-    originals = {n: getattr(_Engine, n) for n in ("refuse", "begin", "score_first", "enter")}
+    originals = {n: getattr(Engine, n) for n in ("refuse", "begin", "score_first", "enter")}
     try:
         for name, function in originals.items():
-            setattr(_Engine, name, timed(function))
+            setattr(Engine, name, timed(function))
         with pruned(model, "qvid", KEEP, query=query, layer=3):
             token, hooks = decode(model, wide)
     finally:
         for name, function in originals.items():
-            setattr(_Engine, name, function)
+            setattr(Engine, name, function)
     return {
         "token_ms": round(token * 1e3, 1),
         "hooks_us": round(hooks * 1e6, 1),

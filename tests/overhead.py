@@ -31,7 +31,7 @@ from PIL import Image
 from torch import nn
 
 from qvid_utils.families import remember
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 from qvid_utils.startup import start
 from qvid_utils.workbook.benchmarks import Suite
 from qvid_utils.workbook.benchmarks.prompts import prompts

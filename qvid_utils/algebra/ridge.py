@@ -16,11 +16,13 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from .linalg import SLAB, _back, _checked, _eigh, _flat, _gram, _live, _weighted
+from .fast_leverage import by_modes, gram, grouped, reduced, triangle
+from .spectrum import check_finite, flat, live, per_column, widen
 
 __all__ = ["check_alpha", "penalty", "ridge", "sigma_weighted"]
 
 WELL = 1024  # a condition number up to which float32 will do
+PART = 2**17  # entries of M whose products are held at a time on a CPU
 RANGE = 1e-25, 1e30  # of ‖M‖² in float32: outside, squares may be lost to 0 or to infinity
 
 
@@ -51,11 +53,13 @@ def ridge(M: Tensor, alpha: float = 1.0, width: int | None = None, mean: str = "
     guarantees; as a score of visual tokens it is ours.
     """
     alpha = check_alpha(alpha)
-    X = _flat(M)
+    X = flat(M)
     modes = _modes(X, width)
-    single = X.dtype == torch.float32 and 1 + modes / alpha <= WELL
-    found = _ridge(X, alpha, modes, mean) if single else None
-    return _back(_ridge(X.double(), alpha, modes, mean) if found is None else found, M)
+    if X.dtype == torch.float32 and 1 + modes / alpha <= WELL:
+        found = _ridge(X, alpha, modes, mean)
+        if found is not None:
+            return per_column(found, M)
+    return per_column(grouped(lambda X: _ridge(X.double(), alpha, modes, mean), X), M)
 
 
 def penalty(M: Tensor, alpha: float = 1.0, width: int | None = None, mean: str = "modes") -> Tensor:
@@ -69,9 +73,10 @@ def penalty(M: Tensor, alpha: float = 1.0, width: int | None = None, mean: str =
     are NaN or infinite, on an empty or integer M.
     """
     alpha = check_alpha(alpha)
-    X = _flat(M).double()
-    side = X @ X.mT if X.shape[1] <= X.shape[2] else X.mT @ X
-    found = _penalty(side, alpha, _modes(X, width), mean).reshape(M.shape[:-2])
+    X = flat(M)
+    modes = _modes(X, width)
+    found = grouped(lambda X: _penalty(_gram_of_the_smaller_side(X), alpha, modes, mean), X)
+    found = found.reshape(M.shape[:-2])
     return found.float().to(M.device) if M.device.type == "mps" else found
 
 
@@ -90,15 +95,8 @@ def sigma_weighted(M: Tensor, power: float) -> Tensor:
     if not 0 <= power < float("inf"):
         raise ValueError(f"power={power!r}: {allowed}")
     if power == 2:
-        return _back(_checked(M).double().square().sum(-2), M)
-
-    def weigh(parts: Tensor, counts: Tensor) -> Tensor:
-        norms = parts.sum(-1)  # σ², and parts are σ² V²
-        return norms.where(counts, 1).pow(power / 2 - 1) * counts
-
-    slabs, G = _gram(_flat(M))
-    s, U = _eigh(G)
-    return _back(_weighted(slabs, U, _live(s), weigh), M)
+        return per_column(widen(M).square().sum(-2), M)
+    return per_column(grouped(lambda X: by_modes(reduced(X), live, power), flat(M)), M)
 
 
 def _modes(X: Tensor, width: int | None) -> int:
@@ -124,34 +122,39 @@ def _penalty(G: Tensor, alpha: float, modes: int, mean: str) -> Tensor:
     return alpha * trace * share.square().sum((-2, -1))
 
 
+def _gram_of_the_smaller_side(X: Tensor) -> Tensor:
+    return gram((X if X.shape[1] <= X.shape[2] else X.mT).double())
+
+
 def _ridge(X: Tensor, alpha: float, modes: int, mean: str) -> Tensor | None:
     # (B, N_v) float64, products in the precision of X; None where float32 does not hold ‖X‖²
     few_rows = X.shape[1] <= X.shape[2]
-    G = (torch.bmm(X, X.mT) if few_rows else torch.bmm(X.mT, X)).double()
+    wide = X if few_rows else X.mT
+    G = torch.bmm(wide, wide.mT).double()
     trace = G.diagonal(dim1=-2, dim2=-1).sum(-1)
-    low, high = RANGE
-    if X.dtype == torch.float32 and not bool(((trace > low) & (trace < high)).all()):
-        return None
+    if X.dtype == torch.float32:
+        low, high = RANGE
+        if not bool(((trace > low) & (trace < high)).all()):
+            return None
+    else:
+        check_finite(torch.isfinite(trace.sum()), X)
     damped = G if few_rows else G.clone()
     added = _penalty(G, alpha, modes, mean).where(trace > 0, 1)  # of a zero matrix: any λ will do
     damped.diagonal(dim1=-2, dim2=-1).add_(added[:, None])
-    L = torch.linalg.cholesky(damped)
-    unit = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L)
-    inverse = torch.linalg.solve_triangular(L, unit, upper=False)
+    inverse, _ = triangle(damped)
     if few_rows:
         found = _squared_norms(inverse.to(X.dtype), X)
-    else:  # the diagonal of (MᵀM + λI)⁻¹ MᵀM
+    else:  # the diagonal of (XᵀX + λI)⁻¹ XᵀX
         found = (torch.bmm(inverse.mT, inverse) * G).sum(1)
     return found.clamp_(0, 1)
 
 
 def _squared_norms(A: Tensor, X: Tensor) -> Tensor:
-    # (B, N_v) float64: ‖A x_j‖², on a CPU some matrices at a time in the same memory
-    size = max(1, SLAB // X[0].numel()) if X.device.type == "cpu" else len(X)
-    memory = X.new_empty(min(size, len(X)), *X.shape[1:])
+    # (B, N_v) float64: ‖A x_j‖², on a CPU some matrices at a time
+    size = max(1, PART // X[0].numel()) if X.device.type == "cpu" else len(X)
     found = X.new_empty(len(X), X.shape[2], dtype=torch.float64)
     for start in range(0, len(X), size):
         part = slice(start, start + size)
-        rows = torch.bmm(A[part], X[part], out=memory[: len(X[part])])
+        rows = torch.bmm(A[part], X[part])
         found[part] = rows.square_().sum(1, dtype=torch.float64)
     return found

@@ -3,15 +3,15 @@
 import copy
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
+
+from .attached import Attached
 
 
 def has_pixels(kwargs: Mapping[str, Any]) -> bool:
@@ -120,36 +120,6 @@ def check_continuation(ids: Tensor, positions: Tensor | None, expected: Tensor |
     )
 
 
-def check_not_compiled() -> None:
-    """ValueError inside a compiled forward: a graph would keep what one call's hooks decided.
-
-    While torch traces, an error only makes it run the frame uncompiled, where nothing tells it from
-    an ordinary call but the caller.
-    """
-    if any(_called_by("compile_wrapper", "torch/_dynamo/eval_frame.py")):
-        raise ValueError(
-            "pruning keeps state between calls, which a compiled forward would freeze: generate "
-            "with disable_compile=True, and give the model itself instead of torch.compile's"
-        )
-
-
-def in_chunks() -> bool:
-    """Whether generate is feeding the prompt piece by piece; the pieces look like whole prompts,
-    and only generate's own loop knows."""
-    loop = next(_called_by("_prefill", "generation/utils.py"), None)
-    return loop is not None and len(loop.f_locals.get("input_chunks", ())) > 1
-
-
-def _called_by(function: str, file: str) -> Iterator[FrameType]:
-    """The callers of that name, innermost first."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == function and code.co_filename.replace("\\", "/").endswith(file):
-            yield frame
-        frame = frame.f_back
-
-
 @contextmanager
 def pictures_once(model: nn.Module) -> Iterator[None]:
     """Inside the block the same picture tensor is encoded once, however many calls use it.
@@ -191,33 +161,14 @@ def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def instead(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Inside the block the instance has another attribute, in front of its class's own."""
-    had, before = name in vars(module), vars(module).get(name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        vars(module).pop(name, None)
-        if had:
-            setattr(module, name, before)
-
-
-@contextmanager
 def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
     """Inside the block the model's picture and video encoders are wrapped."""
     base = model.base_model
     names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
-    before = {name: vars(base)[name] for name in names if name in vars(base)}
-    try:
+    with Attached() as hung:
         for name in names:
-            setattr(base, name, wrap(name, getattr(base, name)))
+            hung.instead(base, name, wrap(name, getattr(base, name)))
         yield
-    finally:
-        for name in names:
-            vars(base).pop(name, None)
-            if name in before:
-                setattr(base, name, before[name])
 
 
 def _remembering(encode: Callable, config: Any) -> Callable:

@@ -5,7 +5,7 @@ All families here name these parts alike: `input_layernorm`, `self_attn` with `q
 depends on the attention kernel, and everything is float32 or wider.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -40,17 +40,23 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attention_rows(
-    layer: nn.Module, stream: Tensor, rows: Tensor, cos: Tensor, sin: Tensor
+    layer: nn.Module,
+    stream: Tensor,
+    rows: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    instead: Callable[[Tensor], Tensor] = lambda queries: queries,
 ) -> Iterator[Tensor]:
     """Attention that the tokens `rows` (n,) pay to all S tokens, a few rows at a time.
 
     stream (S, d) enters the layer, cos and sin (S, d_h) → blocks (H, n', S): softmax over the
-    sequence, nobody looks ahead.
+    sequence, nobody looks ahead. instead: what stands in for the queries (H, n', d_h), unrotated.
     """
     everyone = torch.arange(len(stream), device=stream.device)
     keys = rotated(project(layer, "k_proj", stream), cos, sin)
     for some in rows.split(max(1, BLOCK // keys[..., 0].numel())):
-        queries = rotated(project(layer, "q_proj", stream[some]), cos[some], sin[some])
+        queries = instead(project(layer, "q_proj", stream[some]))
+        queries = rotated(queries, cos[some], sin[some])
         logits = queries @ keys.mT * layer.self_attn.scaling
         yield logits.masked_fill(everyone > some[:, None], -torch.inf).softmax(-1)
 

@@ -10,14 +10,15 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from html import escape
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..algebra.cuts import At, Schedule, at
-from ..algebra.linalg import check_rank
 from ..algebra.selection import Kept, top_k
+from ..algebra.spectrum import check_rank
 from ..algebra.tome import Downsampling, ToMe
 from .evidence import needing
 from .scoring import RULES, Rule
@@ -50,7 +51,7 @@ class Method:
     it; venue: where it was published ("ours" for what was not, "floor"); link: to the paper; key:
     its entry in data/methods.bib; label: the name for tables, short: for panels, where it differs;
     curve: colour, marker and line of its curve; apart: "ours" or "floors" where a comparison sets
-    it apart from what is published.
+    it apart from what is published; printed: the name of its rows in data/paper, where it differs.
     Raises ValueError or TypeError, with what is allowed, for a field that is none of these.
     """
 
@@ -73,6 +74,7 @@ class Method:
     short: str = ""
     curve: tuple[str, str, str] | None = None
     apart: str = ""
+    printed: str = ""
 
     def __post_init__(self):
         if not isinstance(self.rule, Rule):
@@ -182,7 +184,25 @@ class Method:
         return " · ".join(parts)
 
 
-METHODS: dict[str, Method] = {}
+class Methods(dict[str, Method]):
+    """The methods by name; in a notebook a table of them."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><td>{escape(m.label)}</td><td><code>{escape(m.name)}</code></td>"
+            f"<td>{_linked(m)}</td><td>{escape(m.where)}</td></tr>"
+            for m in self.values()
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("method", "name", "venue", "where it cuts"))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+METHODS = Methods()
+
+
+def _linked(method: Method) -> str:
+    venue = escape(method.venue)
+    return f'<a href="{escape(method.link)}">{venue}</a>' if method.link else venue
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...], more: str = ""):

@@ -57,6 +57,7 @@ class Evidence:
     tower: Callable[[str], Tensor] | None = None  # a word → (N_v, ...)
     clip: Any = None  # the pair of towers, with `image` and `words`
     text_of: Callable[[], str] | None = None  # the query as text
+    row: int = 0  # of the batch
 
     # ------------------------------------------------------------------------- the words
 

@@ -10,8 +10,9 @@ ICML 2026, workshop on Adaptation and Generalization in Foundation Models.
 
 from torch import Tensor
 
-from ..algebra.linalg import energy, leverage, widen
-from ..algebra.linalg import leverage_qr as leverage_by_qr
+from ..algebra.leverage import energy, leverage
+from ..algebra.leverage import leverage_qr as leverage_by_qr
+from ..algebra.spectrum import widen
 from .base import Method, adapted
 from .scoring import rule
 
@@ -118,7 +119,7 @@ methods = (
         "sigma_weighted",
         sigma_weighted,
         label="Sigma-weighted",
-        curve=("orange", "x", "--"),
+        curve=("orange", "D", "--"),
         **ENERGIES | {"venue": "QViD, Appendix E"},
     ),
     Method(
@@ -127,7 +128,7 @@ methods = (
         departures="As printed, without the cap at the numerical rank: repeated or zero query "
         "tokens let noise vote. Else as qvid.",
         label="QViD, printed QR recipe",
-        curve=("ink", "+", "-"),
+        curve=("ink", "p", "-"),
         **PAPER | {"venue": "QViD, Appendix F"},
     ),
 )

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..algebra.linalg import concentration, leverage
+from ..algebra.leverage import leverage
+from ..algebra.spectrum import concentration
 from .base import Method, adapted
 from .qvid import OPEN, published
 from .scoring import rule
@@ -96,7 +97,7 @@ methods = (
         source="ours: QViD with the fewest modes that hold 0.9 of the energy, head by head",
         departures="SVD-Prune's τ in QViD's equation 6. " + OPEN,
         label="QViD, adaptive rank",
-        curve=("sky", "D", "--"),
+        curve=("sky", "d", "--"),
         apart="ours",
     ),
     Method(

@@ -21,9 +21,9 @@ __all__ = ["RULES", "Rule", "rule"]
 
 # Names that `Method` and `pruned` take for themselves: a hyper-parameter could never be reached.
 RESERVED = frozenset(
-    ("model", "method", "keep", "layer", "query", "positions", "reading", "processor", "rope")
-    + ("name", "rule", "schedule", "select", "params", "source", "departures", "label", "short")
-    + ("encode", "extra", "official_counts", "clip", "venue", "link", "key", "curve", "apart")
+    "model method keep layer query positions reading processor rope name rule schedule select "
+    "params source departures label short encode extra official_counts clip venue link key curve "
+    "apart printed".split()
 )
 
 

@@ -153,7 +153,7 @@ published = Method(
     "(a tie goes to the earlier token), so that a run repeats; a merged token is the plain mean, "
     "without 1e-6 in the denominator.",
     label="SparseVLM",
-    curve=("purple", "h", ":"),
+    curve=("green", "h", "-"),
     **PAPER,
 )
 

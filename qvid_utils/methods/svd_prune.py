@@ -1,4 +1,4 @@
-"""SVD-Prune: leverage of the picture's own features, without a question and without attention.
+"""SVD-Prune (Apedo et al.): leverage of the picture's own features, without question or attention.
 
 Idea: the tokens that take part in the dominant variance of the features carry the picture.
 Formula: F = U Σ Vᵀ of the N × D patch features, k the fewest directions with Σ_{j<=k} σ_j² >= τ of
@@ -10,8 +10,9 @@ arXiv 2604.11530, https://arxiv.org/abs/2604.11530; no public code.
 import torch
 from torch import Tensor
 
-from ..algebra.linalg import check_rank, leverage, widen
+from ..algebra.leverage import leverage
 from ..algebra.selection import top_k_by_picture
+from ..algebra.spectrum import check_rank, widen
 from .base import Method, adapted
 from .class_token import BEFORE, BY_PICTURE
 from .scoring import rule
@@ -69,10 +70,10 @@ published = Method(
     "prompt are one matrix, a token that joins patches holds them in a row. k stays below N. A "
     "token that shows no place scores 0.",
     label="SVD-Prune",
-    curve=("blue", "d", "-"),
+    curve=("vermilion", "H", "-"),
     venue="arXiv 2604.11530",
     link="https://arxiv.org/abs/2604.11530",
-    key="svdprune2026",
+    key="apedo2026svdprune",
     **BEFORE,
 )
 

@@ -115,7 +115,7 @@ published = Method(
     "108+20, 162+30 to any K (the code keeps at least one). Mean over heads in float32. "
     + BY_PICTURE,
     label="VisionZip",
-    curve=("vermilion", "P", "--"),
+    curve=("purple", "P", "--"),
     venue="CVPR 2025",
     link="https://arxiv.org/abs/2412.04467",
     key="yang2025visionzip",

@@ -31,6 +31,8 @@ def processor_from(source: str, config: PreTrainedConfig, **where: Any) -> Any:
 def completed(processor: Any, config: PreTrainedConfig, family: Family) -> None:
     """Write into a processor what the model's configuration decides (its files may lack it, as
     those of 2024 do), and the family's chat template where it has none."""
+    if getattr(processor, "tokenizer", None) is None:
+        raise ValueError("no tokenizer among them")
     vision = config.vision_config
     if not getattr(processor, "chat_template", None):
         processor.chat_template = family.template

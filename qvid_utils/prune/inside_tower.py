@@ -7,7 +7,7 @@ block: the tower's forward and the model's encoders are replaced on the instance
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import ref
@@ -19,7 +19,7 @@ from torch.nn import functional
 from ..algebra.cuts import Infeasible, check_keep
 from ..algebra.tome import ToMe, fewest, match, merge, merge_counts, rows_and_columns
 from ..families import Family, Unavailable
-from ..families.calls import instead
+from ..families.attached import Attached
 from ..methods.floors import share_evenly
 
 __all__ = ["TowerSite"]
@@ -33,12 +33,15 @@ _UNKNOWN = (
 class TowerSite:
     """What the engine asks: `inside` for the block, `told` at each prompt, `filled` at the cut.
 
-    encode: ToMe or Downsampling; keep: tokens per prompt, shared evenly among its pictures and
-    frames. Raises Unavailable, with the reason, where the family's tower cannot do it.
+    encode: ToMe or Downsampling; keep_of: visual tokens of a prompt → how many of them it keeps,
+    shared evenly among its pictures and frames. Raises Unavailable, with the reason, where the
+    family's tower cannot do it.
     """
 
-    def __init__(self, model: nn.Module, family: Family, encode: Any, keep: int):
-        self.model, self.family, self.encode, self.keep = model, family, encode, keep
+    def __init__(
+        self, model: nn.Module, family: Family, encode: Any, keep_of: Callable[[int], int]
+    ):
+        self.model, self.family, self.encode, self.keep_of = model, family, encode, keep_of
         self.base, self.config = model.base_model, model.config
         if family.whole_grid:
             raise Unavailable(f"{encode}: {family.name} {family.whole_grid}")
@@ -52,7 +55,7 @@ class TowerSite:
             self._check(self.base.get_submodule(address))
         self.waiting: dict[str, list[int]] = {}  # kind -> tokens that each picture gets
         self.kind, self.shares = "", None  # of the pictures that the tower is about to see
-        self.rows: list[Tensor] = []
+        self.keep, self.rows = 0, []  # of the prompt at hand; slots that the tower fills
         self.made: list[ref] = []
 
     def _check(self, tower: nn.Module) -> None:
@@ -77,18 +80,20 @@ class TowerSite:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        with ExitStack() as left:
-            left.callback(self._forget)
-            for kind, address in self.towers.items():
-                tower = self.base.get_submodule(address)
-                left.enter_context(instead(tower, "forward", self._tower(tower)))
-                name = f"get_{kind}_features"
-                # the class's own: what pictures_once remembers is another encoding
-                own = getattr(type(self.base), name).__get__(self.base)
-                left.enter_context(instead(self.base, name, self._encoder(kind, own)))
-            if hasattr(self.model, "generate"):
-                left.enter_context(instead(self.model, "generate", self._generate()))
-            yield
+        with Attached() as hung:
+            try:
+                for kind, address in self.towers.items():
+                    tower = self.base.get_submodule(address)
+                    hung.instead(tower, "forward", self._tower(tower))
+                    name = f"get_{kind}_features"
+                    # the class's own: what pictures_once remembers is another encoding
+                    own = getattr(type(self.base), name).__get__(self.base)
+                    hung.instead(self.base, name, self._encoder(kind, own))
+                if hasattr(self.model, "generate"):
+                    hung.instead(self.model, "generate", self._generate())
+                yield
+            finally:
+                self._forget()
 
     def told(self, ids: Tensor, encoded: dict[str, Any] | None = None) -> None:
         """A prompt is about to be encoded, or (`encoded`) has been."""
@@ -100,6 +105,7 @@ class TowerSite:
             seen = [token for token in row if token in self.kinds]
             pictures = self._pictures(seen)
             sizes = [self.block[token].tokens for token in pictures]
+            self.keep = self.keep_of(len(seen)) if seen else 0
             shares = share_evenly(check_keep(self.keep, len(seen)), sizes) if seen else []
             for token, share in zip(pictures, shares, strict=True):
                 self.waiting[self.kinds[token]].append(share)
@@ -199,11 +205,11 @@ class TowerSite:
         counts = [*merge_counts(tokens, left, used), *[0] * (len(layers) - used)]
         if not any(counts):
             return whole(pixels, *args, **kwargs)
-        with ExitStack() as back:
+        with Attached() as hung:
             sizes = _Sizes(torch.ones(len(pixels), tokens, device=pixels.device))
             for layer, r in zip(layers, counts, strict=True):
                 run = functools.partial(self._layer, layer, layer.forward, r, sizes)
-                back.enter_context(instead(layer, "forward", run))
+                hung.instead(layer, "forward", run)
             return whole(pixels, *args, **kwargs)
 
     def _layer(
@@ -215,11 +221,9 @@ class TowerSite:
         if r == 0:
             return whole(hidden, mask, **kwargs)
         attention, keys = layer.self_attn, []
-        spy = attention.k_proj.register_forward_hook(lambda _module, _args, out: keys.append(out))
-        try:
+        with Attached() as spy:
+            spy.hook(attention.k_proj, lambda _module, _args, out: keys.append(out), after=True)
             out, _ = attention(layer.layer_norm1(hidden), attention_mask=mask, **kwargs)
-        finally:
-            spy.remove()
         pairs = match(keys[0].unflatten(-1, (attention.num_heads, -1)).mean(2), r)
         hidden, sizes.now = merge(hidden + out, sizes.now, pairs)
         sizes.merged = True

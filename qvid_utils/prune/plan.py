@@ -1,22 +1,23 @@
 """What a block is asked to do: its methods in turn, and for each prompt where they cut."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..algebra.cuts import Cut
+from ..algebra.cuts import Cut, check_share, count_at
 from ..algebra.selection import Kept
 from ..families import family_of
 from ..methods import Method, Rule
 from ..methods import method as find_method
 from ..methods.evidence import Evidence
+from .control import Control
 from .inside_tower import TowerSite
 
 __all__ = [
-    "DEFAULT_KEEP", "Stage", "Step", "check_numbers", "kept_of", "scores_of", "stages_of",
-    "steps_of",
+    "DEFAULT_KEEP", "Given", "Looking", "Share", "Stage", "Step", "check_numbers", "kept_of",
+    "scores_of", "stages_of", "steps_of",
 ]  # fmt: skip
 
 
@@ -27,18 +28,57 @@ class _Default(int):
 DEFAULT_KEEP = _Default(64)
 
 
+@dataclass(frozen=True)
+class Share:
+    """A budget in % of each prompt's own visual tokens."""
+
+    percent: float
+
+    def __post_init__(self) -> None:
+        check_share(self.percent)
+
+    def __str__(self) -> str:
+        return f"{self.percent} %"
+
+
+def count_of(budget: int | Share, n_visual: int) -> int:
+    """Tokens that a budget is, of a prompt with n_visual of them."""
+    return count_at(budget.percent, n_visual) if isinstance(budget, Share) else budget
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One method of a block: what its rule and selection read, its cuts, its choice."""
+    """One method of a block: where it cuts, and what stays there.
+
+    keeps: the budget of all rows, or one for each.
+    """
 
     method: Method
-    sees: set[str]
-    plan: Callable[[int, int], tuple[Cut, ...]]  # of keep and the number of visual tokens
-    choose: Callable[[Evidence, int], tuple[Tensor, Kept]]
-    keeps: tuple[int, ...] = (1,)  # for all rows, or for each
+    sees: frozenset[str] | set[str]
+    keeps: tuple[int | Share, ...] = (1,)
+    layer: int | None = None
+    n_layers: int = 0
     site: TowerSite | None = None  # for a method inside the vision tower
-    looks: bool = False  # scores and cuts nothing
-    given: Sequence[tuple[Tensor, Kept]] | None = None  # each row's choice, where made before
+    control: Control = field(default_factory=Control)
+
+    drops = True  # a stage that only looks takes nothing out of the stream
+
+    def cuts(self, keep: int, n_visual: int) -> tuple[Cut, ...]:
+        """The method's cuts for a prompt of n_visual tokens; ValueError where there are none."""
+        return self.method.schedule(keep, n_visual, self.n_layers, self.layer)
+
+    def choose(self, evidence: Evidence, keep: int) -> tuple[Tensor, Kept]:
+        """The scores of the tokens at a cut, and which `keep` of them stay. RuntimeError where the
+        selection gives another number than that."""
+        scores = scores_of(self.method, evidence)
+        kept = kept_of(self.method, evidence, scores, keep)
+        _check_kept(self.method, kept, keep, len(evidence.visual))
+        return scores, kept
+
+    def keep_of(self, row: int, counts: Sequence[int]) -> int:
+        """The budget of a row of a batch whose rows have so many visual tokens."""
+        budget = self.keeps[row * len(self.keeps) // len(counts)]  # beams repeat each prompt
+        return count_of(budget, counts[row])
 
     def check_rows(self, ids: Tensor) -> None:
         """ValueError unless there is a budget for each prompt of ids (B, S); beams repeat one."""
@@ -48,46 +88,99 @@ class Stage:
         copies = None if rows % count else ids.unflatten(0, (count, -1))
         if copies is None or not bool((copies == copies[:, :1]).all()):
             raise ValueError(
-                f"keep={list(self.keeps)}: {count} numbers for a batch of {rows} prompts, give one "
-                "for all or one for each"
+                f"keep={[*map(str, self.keeps)]}: {count} numbers for a batch of {rows} prompts, "
+                "give one for all or one for each"
             )
 
-    def check_kept(self, kept: Kept, keep: int, n_visual: int) -> None:
-        """RuntimeError where the selection gave another number of tokens than was planned."""
-        select, index = self.method.select, kept.index
-        own = any(
-            getattr(select, name, False) for name in ("own_counts", "official_counts", "adaptive")
+
+@dataclass(frozen=True, eq=False)
+class Looking(Stage):
+    """Shows the evidence at one layer to `look`, and cuts nothing."""
+
+    look: Callable[[Evidence], Any] | None = None
+
+    drops = False
+
+    def cuts(self, keep: int, n_visual: int) -> tuple[Cut, ...]:
+        return (Cut(self.layer, n_visual),)
+
+    def choose(self, evidence: Evidence, keep: int) -> tuple[Tensor, Kept]:
+        self.look(evidence)
+        everyone = evidence.visual.new_ones(keep).cumsum(0) - 1
+        return everyone.new_zeros(keep).float(), Kept(everyone)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Stage):
+    """Makes one cut whose choice, for each row, was made before."""
+
+    choices: Sequence[tuple[Tensor, Kept]] = ()
+
+    def cuts(self, keep: int, n_visual: int) -> tuple[Cut, ...]:
+        return (Cut(self.layer, keep),)
+
+    def choose(self, evidence: Evidence, keep: int) -> tuple[Tensor, Kept]:
+        return self.choices[evidence.row]
+
+
+def scores_of(chosen: Method, evidence: Evidence) -> Tensor:
+    """One score for each visual token; ValueError where the rule gives another number of them."""
+    rule = chosen.rule
+    scores = rule(*(getattr(evidence, word) for word in rule.sees), **chosen.params)
+    if not isinstance(scores, Tensor) or scores.shape != evidence.visual.shape:
+        shape = f"scores of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else ""
+        raise ValueError(
+            f"rule {rule.name!r} gave {shape or type(scores).__name__} for "
+            f"{len(evidence.visual)} visual tokens: return a tensor with one number per token"
         )
-        if len(index) != keep and not (own and len(index)):
-            raise RuntimeError(
-                f"method {self.method.name!r}: its selection kept {len(index)} tokens where {keep} "
-                "were planned; give as many, or set `own_counts = True` on the selection"
-            )
-        steps = index.diff(prepend=index.new_tensor([-1]), append=index.new_tensor([n_visual]))
-        if not bool((steps > 0).all()):
-            raise RuntimeError(
-                f"method {self.method.name!r}: its selection gave the numbers {index.tolist()} for "
-                f"{n_visual} tokens; give each once, ascending, from 0 to {n_visual - 1}"
-            )
+    return scores
 
-    def keep_of(self, row: int, rows: int) -> int:
-        return self.keeps[row * len(self.keeps) // rows]  # beams repeat each prompt
+
+def kept_of(chosen: Method, evidence: Evidence, scores: Tensor, count: int) -> Kept:
+    """What the method's selection keeps, given the evidence that it asks for."""
+    more = {word: getattr(evidence, word) for word in chosen.select_sees}
+    return chosen.select(scores, count, **more)
+
+
+def _check_kept(chosen: Method, kept: Kept, keep: int, n_visual: int) -> None:
+    index = kept.index
+    own = any(
+        getattr(chosen.select, name, False)
+        for name in ("own_counts", "official_counts", "adaptive")
+    )
+    if len(index) != keep and not (own and len(index)):
+        raise RuntimeError(
+            f"method {chosen.name!r}: its selection kept {len(index)} tokens where {keep} were "
+            "planned; give as many, or set `own_counts = True` on the selection"
+        )
+    steps = index.diff(prepend=index.new_tensor([-1]), append=index.new_tensor([n_visual]))
+    if not bool((steps > 0).all()):
+        raise RuntimeError(
+            f"method {chosen.name!r}: its selection gave the numbers {index.tolist()} for "
+            f"{n_visual} tokens; give each once, ascending, from 0 to {n_visual - 1}"
+        )
+
+
+# ------------------------------------------------------------------- from arguments to stages
 
 
 def _stage(
-    model: nn.Module, name: Any, keep: int, /, layer: int | None = None, **more: Any
+    model: nn.Module,
+    name: Any,
+    keep: Any,
+    /,
+    layer: int | None = None,
+    share: Any = None,
+    score_question: Any = None,
+    control: str | None = None,
+    control_seed: int = 0,
+    **more: Any,
 ) -> Stage:
     chosen = find_method(name, **more)
-    keeps = tuple(keep) if isinstance(keep, list | tuple) and keep else (keep,)
+    keeps = _budgets(keep, share)
     n_layers = [check_numbers(model, count, layer) for count in keeps][0]
-
-    def choose(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
-        scores = scores_of(chosen, evidence)
-        return scores, kept_of(chosen, evidence, scores, count)
-
-    def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
-        return chosen.schedule(keep, n_visual, n_layers, layer)
-
+    other = Control(score_question, control, control_seed)
+    other.check(chosen)
     site = None
     if chosen.encode is not None:
         if layer:
@@ -100,26 +193,20 @@ def _stage(
                 f"keep={list(keeps)}: method {chosen.name!r} works inside the vision tower, with "
                 "one number for all prompts of a batch"
             )
-        site = TowerSite(model, family_of(model), chosen.encode, keep)
-    return Stage(chosen, chosen.sees, plan, choose, keeps, site)
+        site = TowerSite(model, family_of(model), chosen.encode, lambda n: count_of(keeps[0], n))
+    return Stage(chosen, chosen.sees, keeps, layer, n_layers, site, other)
 
 
-def scores_of(chosen: Method, evidence: Evidence) -> Tensor:
-    """One score for each visual token; ValueError where the rule gives another number of them."""
-    rule = chosen.rule
-    scores = rule(*(getattr(evidence, word) for word in rule.sees), **chosen.params)
-    if scores.shape != evidence.visual.shape:
-        raise ValueError(
-            f"rule {rule.name!r} gave scores of shape {tuple(scores.shape)} for "
-            f"{len(evidence.visual)} visual tokens: return one number per token"
+def _budgets(keep: Any, share: Any) -> tuple:
+    if share is None:
+        return tuple(keep) if isinstance(keep, list | tuple) and keep else (keep,)
+    if keep is not None and keep is not DEFAULT_KEEP:
+        raise TypeError(
+            f"keep={keep!r} and share={share!r}: give one of them, a count of visual tokens or a "
+            "percentage of each prompt's"
         )
-    return scores
-
-
-def kept_of(chosen: Method, evidence: Evidence, scores: Tensor, count: int) -> Kept:
-    """What the method's selection keeps, told the evidence that it asks for."""
-    more = {word: getattr(evidence, word) for word in chosen.select_sees}
-    return chosen.select(scores, count, **more)
+    shares = share if isinstance(share, list | tuple) and share else [share]
+    return tuple(Share(one) for one in shares)
 
 
 def stages_of(
@@ -140,6 +227,10 @@ def stages_of(
         raise ValueError(f"method {late!r} works inside the vision tower: put it before the others")
     if len(stages) > 1 and any(stage.method.reading == "two_pass" for stage in stages):
         raise ValueError("reading='two_pass' starts over after one method: compose with 'in_place'")
+    if len({s.control.question for s in stages if s.control.question is not None}) > 1:
+        raise ValueError(
+            "score_question: a block is scored with one other question, give its methods the same"
+        )
     return stages
 
 
@@ -159,17 +250,22 @@ def _composed(methods: Any, keep: int, options: dict[str, Any]) -> list[tuple]:
     return [(*entry, {}) if len(entry) == 2 else tuple(entry) for entry in methods]
 
 
-def check_numbers(model: nn.Module, keep: int, layer: int | None) -> int:
+def check_numbers(model: nn.Module, keep: int | Share, layer: int | None) -> int:
+    """The model's number of layers; TypeError or ValueError for a keep or layer that is none."""
     n_layers = len(family_of(model).part(model, "layers"))
     for name, value in (("keep", keep), ("layer", layer)):
         free = name == "layer" and value is None  # None is the method's own depth
+        free = free or isinstance(value, Share)
         if not free and (isinstance(value, bool) or not hasattr(value, "__index__")):
             raise TypeError(f"{name}={value!r}: give a whole number")
-    if keep < 1:
+    if not isinstance(keep, Share) and keep < 1:
         raise ValueError(f"keep={keep}: keep at least 1 visual token of each prompt")
     if layer is not None and not 0 <= layer < n_layers:
         raise ValueError(f"layer={layer}: the model has layers 0 to {n_layers - 1}")
     return n_layers
+
+
+# -------------------------------------------------------------------- the cuts of each prompt
 
 
 class Step(NamedTuple):
@@ -191,7 +287,7 @@ def steps_of(
     steps: list[Step] = []
     n_visual = visual[row]
     for k, stage in enumerate(stages if n_visual else ()):
-        keep = stage.keep_of(row, len(visual))
+        keep = stage.keep_of(row, visual)
         steps += [Step(cut.layer, k, cut.keep) for cut in _among(steps, stage, keep, n_visual)]
         steps.sort(key=lambda step: step.layer)  # stable: at one layer in the caller's order
     counts = [n_visual] * depth
@@ -211,12 +307,12 @@ def _among(steps: list[Step], stage: Stage, keep: int, n_visual: int) -> tuple[C
     problem = None
     for m in range(len(steps), -1, -1):  # as many of the others' cuts come before it
         try:
-            cuts = stage.plan(keep, steps[m - 1].keep if m else n_visual)
+            cuts = stage.cuts(keep, steps[m - 1].keep if m else n_visual)
         except ValueError as cause:
             problem = problem or cause
             continue
-        door = cuts[0].layer
-        if (not m or steps[m - 1].layer <= door) and (m == len(steps) or door < steps[m].layer):
+        first = cuts[0].layer
+        if (not m or steps[m - 1].layer <= first) and (m == len(steps) or first < steps[m].layer):
             return cuts
     if not steps:
         raise problem

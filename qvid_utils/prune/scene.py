@@ -3,6 +3,7 @@
 It knows which of the caller's tokens are still there, and shows one prompt of them as `Evidence`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ class Scene:
     """A padded batch of prompts with pictures, at the door of the layer about to run.
 
     The caller's own, (B, S): ids, given (no padding), counts of visual tokens, pictures (where they
-    were), door (which of them the cuts at layer 0 left), features (B, S, d) entering layer 0. Of
+    were), door (which of them the cuts at layer 0 left), features (B, S, d) entering layer 0;
+    drafted: how many columns at the end are guesses of assisted decoding, which no rule sees. Of
     the tokens that are left, (B, S'): valid (no padding and no filler), visual, number (of a visual
     token among its row's), column (in the caller's prompt), hidden and before (B, S', d) entering
     this layer and the one before, rotary: cos and sin.
@@ -28,13 +30,17 @@ class Scene:
     ids: Tensor
     given: Tensor
     visual: Tensor
+    drafted: int = 0
     features: Tensor | None = None
     hidden: Tensor | None = None
     before: Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
+        self.end = self.ids.shape[1] - self.drafted  # the column behind the prompt
+        self.visual[:, self.end :] = False
         self.valid, self.counts = self.given, self.visual.sum(1).tolist()
+        self.lengths = self.given.sum(1).tolist()  # of each row, without what is dropped
         self.pictures = self.door = self.visual
         self.number = self.visual.cumsum(1) - 1
         places = torch.arange(self.ids.shape[1], device=self.ids.device)
@@ -46,6 +52,11 @@ class Scene:
         self.hidden, self.rotary = hidden, self.rotary or rotary
         if i == 0 and sees & needing("entry"):
             self.features = hidden
+
+    @property
+    def prompt_ids(self) -> Tensor:
+        """(B, S - drafted): the prompts alone."""
+        return self.ids[:, : self.end]
 
     def take(self, order: Tensor) -> None:
         """Keep the tokens `order` (B, S') in that order."""
@@ -85,28 +96,35 @@ class Scene:
         return self.visual[row].nonzero()[:, 0]
 
     def evidence(
-        self, i: int, row: int, layers: nn.ModuleList, words: Tensor | None = None, **about: Any
+        self,
+        i: int,
+        row: int,
+        layers: nn.ModuleList,
+        words: Tensor | None = None,
+        make: Callable[..., Evidence] = Evidence,
+        **about: Any,
     ) -> Evidence:
         """What one prompt shows where layer i begins; words (B, S): the query among the ids."""
-        here = self.valid[row].nonzero()[:, 0]
+        here = (self.valid[row] & (self.column[row] < self.end)).nonzero()[:, 0]
         visual, columns = self.visual[row, here].nonzero()[:, 0], self.column[row, here]
         cos, sin = (t.expand(len(self.valid), -1, -1)[row, here] for t in self.rotary)
+        prompt = self.given[row, : self.end].nonzero()[:, 0]
 
         def shown() -> Tensor:
             return self.pictures[row].nonzero()[:, 0]
 
         def at_door() -> tuple[Tensor, Tensor]:
-            written = self.given[row].nonzero()[:, 0]
-            written = written[written > shown()[-1]]  # the text after the picture is never cut
+            written = prompt[prompt > shown()[-1]]  # the text after the picture is never cut
             return self.features[row, self.door[row]], self.features[row, written]
 
-        return Evidence(
+        return make(
             layer=i,
+            row=row,
             stream=self.hidden[row, here],
             cos=cos,
             sin=sin,
             visual=visual,
-            ids=self.ids[row, self.given[row]],
+            ids=self.ids[row, prompt],
             module=layers[i],
             before=None if self.before is None else self.before[row, here],
             module_before=layers[i - 1] if i else None,

@@ -39,9 +39,9 @@ class Pictures:
     def forget(self) -> None:
         """Hold on to nothing of the last call."""
         self.arguments: dict[str, Any] = {}
+        self.counts: list[int] = []  # visual tokens of each row
         self.sizes: dict[str, Any] = {}  # what the encoders were told, for how the tokens lie
         self.encodings = Encodings()  # what the tower held
-        self.scene: Scene | None = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -49,32 +49,33 @@ class Pictures:
             left.callback(self.forget)
             if self.site is not None:
                 left.enter_context(self.site.inside())
-            if self.sees & needing("layout", "tower"):
-                self.sizes = left.enter_context(sizes_seen(self.model))
+            self.sizes = left.enter_context(sizes_seen(self.model))
             if self.sees & needing("tower"):
                 self.encodings = left.enter_context(tower_seen(self.model, self.family))
             yield
 
     def begin(self, scene: Scene, arguments: dict[str, Any]) -> None:
         """A call with pictures begins; arguments: of the base model's forward."""
-        self.scene, self.arguments = scene, arguments
+        self.counts, self.arguments = scene.counts, arguments
         if self.site is not None:
-            self.site.told(scene.ids, arguments.get("mm_encoder_outputs"))
+            self.site.told(scene.prompt_ids, arguments.get("mm_encoder_outputs"))
 
-    def about(self, row: int, numbers: Tensor, words: Tensor | None) -> dict[str, Any]:
+    def about(
+        self, scene: Scene, row: int, numbers: Tensor, words: Tensor | None
+    ) -> dict[str, Any]:
         """What `Evidence` takes from here, for the visual tokens `numbers` of a row."""
         return {
             "grid_of": functools.partial(self._grid, row),
             "frames_of": functools.partial(self._frames, row, numbers),
             "tower": functools.partial(self._tower, row, numbers),
-            "text_of": functools.partial(self._text, row, words),
+            "text_of": functools.partial(self._text, scene.ids[row], row, words),
             "clip": self.clip,
         }
 
-    def projected(self, i: int, name: str, kept: Kept) -> Tensor | None:
-        """What takes the place of the kept tokens, as the stream has it; None: they stay."""
+    def projected(self, i: int, name: str, kept: Kept, like: Tensor) -> Tensor | None:
+        """What takes the place of the kept tokens, as the stream `like` has it; None: they stay."""
         if kept.patches is None:
-            return kept.merged
+            return None if kept.merged is None else kept.merged.to(like)
         if i:
             raise ValueError(
                 f"layer={i}: method {name!r} merges before the projector, at the door "
@@ -86,41 +87,39 @@ class Pictures:
                 "pools or joins patches there; merge behind it (Kept.merged)"
             )
         projector = self.family.part(self.model, "projector")
-        like = next(projector.parameters())
-        return projector(kept.patches.to(like)).to(kept.index.device)
+        return projector(kept.patches.to(like)).to(like)
 
-    def _text(self, row: int, words: Tensor) -> str:
+    def _text(self, ids: Tensor, row: int, words: Tensor) -> str:
         """The query of a row as text."""
         processor = processor_of(self.model, self.processor)
-        ids = self.scene.ids[row, words[row]]
         tokenizer = getattr(processor, "tokenizer", processor)
-        return tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return tokenizer.decode(ids[words[row]], skip_special_tokens=True).strip()
 
     def _grid(self, row: int) -> tuple[int, int, int]:
-        call, prompt = self._encoded(row)
-        return self.family.grid(self.model.config, self.scene.counts[row], call, prompt)
+        call, prompt = self.encoded(row)
+        return self.family.grid(self.model.config, self.counts[row], call, prompt)
 
     def _frames(self, row: int, numbers: Tensor) -> Tensor:
         """The picture or frame of the tokens `numbers`, see the word."""
         _all_known(numbers, "frames")
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         blocks = self.family.blocks(self.model.config, call, prompt)
         return frames_of(blocks).to(numbers.device)[numbers]
 
     def _tower(self, row: int, numbers: Tensor, word: str) -> Tensor:
         _all_known(numbers, word)
         if word == "filled":
-            every = self.site.filled(row) if self.site else torch.ones(self.scene.counts[row])
+            every = self.site.filled(row) if self.site else torch.ones(self.counts[row])
             return every.bool().to(numbers.device)[numbers]
         self.encodings.check(self.arguments.get("mm_encoder_outputs"))
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         found = self.encodings.word(word, self.model.config, call["input_ids"], prompt)
         return found.to(numbers.device)[numbers]
 
-    def _encoded(self, row: int) -> tuple[dict[str, Any], int]:
+    def encoded(self, row: int) -> tuple[dict[str, Any], int]:
         """The arguments of the encoders with the prompts that were encoded together, and which of
         these a row is: beams share one."""
-        counts, call, copies = self.scene.counts, self.arguments, 1
+        counts, call, copies = self.counts, self.arguments, 1
         if call.get("mm_encoder_outputs"):  # generate has encoded each prompt once, for all beams
             encoded = [f"get_{kind}_features" for kind in call["mm_encoder_outputs"]]
             copies = sum(counts) // sum(self.sizes["encoded"][name] for name in encoded)

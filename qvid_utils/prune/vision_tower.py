@@ -13,7 +13,7 @@ tower runs once more, for the evidence alone.
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from torch.nn.functional import linear
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..families import Family
+from ..families.attached import Attached
 from ..families.calls import wrapped_encoders
 from ..families.projections import wide
 
@@ -250,15 +251,15 @@ def _hooked(found: Encoded) -> Iterator[None]:
         return hook
 
     def leaves(module: nn.Module, args: tuple, out: Any) -> None:
-        found.states = (out[0] if isinstance(out, tuple) else out).detach()
+        if out is not None:  # an error
+            found.states = (out[0] if isinstance(out, tuple) else out).detach()
 
     layers = found.family.tower.blocks(found.base, found.kind)
     (feature,) = (m for m in layers if found.attention in m.children())
-    before = [(found.attention, enters("entered")), (found.attention_last, enters("entered_last"))]
-    with ExitStack() as left:
-        for module, hook in before:
-            left.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        left.callback(feature.register_forward_hook(leaves).remove)
+    with Attached() as hung:
+        hung.hook(found.attention, enters("entered"))
+        hung.hook(found.attention_last, enters("entered_last"))
+        hung.hook(feature, leaves, after=True)
         yield
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qvid_utils.algebra.linalg import energy, leverage
+from qvid_utils.algebra.leverage import energy, leverage
 from qvid_utils.algebra.ridge import check_alpha, penalty, ridge, sigma_weighted
 
 # σ² = 8 with v = (1, 1, 0)/√2, and σ² = 1 with v = (0, 0, 1); their mean is 4.5

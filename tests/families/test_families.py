@@ -38,7 +38,7 @@ from qvid_utils.families import (
 )
 from qvid_utils.families.answer_format import ANSWER_FORMAT
 from qvid_utils.families.base import query_tokens
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 IMAGE = 4
 TOKENS = PROCESSOR.tokenizer
@@ -305,6 +305,21 @@ def test_a_template_may_open_and_set_off_pictures_as_it_likes():
         assert words(chat(own, *turns), "question", template, own) == ASK
     assert words(chat(own, ("user", [IMAGE, ASK])), "question", template, own) == ASK
     assert words(chat(own, ("user", [None, ASK])), "question", template, own) == ASK
+
+
+def test_roles_in_plain_words_between_special_tokens():
+    """As Idefics3 writes them: the turn ends in a special token, the next role is a word."""
+    own = copy.deepcopy(speaking("llava_onevision", "bytes")[0])
+    own.chat_template = (
+        "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize + ': ' }}"
+        "{% for p in m['content'] %}{{ p['text'] or '<image>' }}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{{ 'Assistant:' }}"
+    )
+    template = Template.of(own, own.convert_tokens_to_ids(["<image>"]))
+    for asked in ("Which is it, User: or Assistant: ?", "Assistant: or User: ?", "Where?"):
+        turn = ("user", [IMAGE, asked])
+        for turns in ((turn,), (("user", ["Where?"]), ("assistant", ["left"]), turn)):
+            assert words(chat(own, *turns), "question", template, own) == asked
 
 
 def test_what_a_template_writes_is_text_without_blanks():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from twins import BOTH, DOTS, STAR, TALK, ask, built
 
-from qvid_utils.algebra.linalg import concentration, spectrum
+from qvid_utils.algebra.spectrum import concentration, singular_values
 from qvid_utils.methods.qvid_variants import modes, share_out
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 KEEP = 7
 
@@ -23,7 +23,7 @@ def test_concentration_by_hand():
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_concentration_is_that_of_the_spectrum(shape, scale):
     M = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double() * scale
-    p = spectrum(M).square()
+    p = singular_values(M).square()
     p = p / p.sum(-1, keepdim=True)
     torch.testing.assert_close(concentration(M), p.square().sum(-1))
 

@@ -21,7 +21,7 @@ from qvid_utils.methods.scope import Coverage
 from qvid_utils.methods.svd_prune import svd_prune
 from qvid_utils.methods.visionzip import VisionZip, VisionZipInPlace
 from qvid_utils.methods.vispruner import Thinned
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 DOOR = [

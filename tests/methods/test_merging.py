@@ -13,7 +13,7 @@ from qvid_utils.algebra.cuts import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.methods import METHODS, method
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 KERNELS = ("sdpa", "eager")
 KEEP = 7

@@ -9,6 +9,7 @@ import torch
 from qvid_utils.algebra.cuts import at, mean_tokens
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.methods import METHODS, RULES, Method, method, rule
+from qvid_utils.methods.base import Methods
 
 rules = SimpleNamespace(**RULES)
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -53,6 +54,17 @@ def test_the_methods_of_the_papers():
     assert METHODS["v2drop"].rule is METHODS["variation"].rule is rules.variation
     assert len(METHODS["v2drop"].schedule(64, 576, 32)) == 3
     assert METHODS["sigma_weighted"].params == {"rank": None}
+
+
+def test_in_a_notebook_the_methods_are_a_table():
+    page = METHODS._repr_html_()
+    assert page.count("<tr>") == len(METHODS) + 1 and page.count("<td>") == 4 * len(METHODS)
+    assert (
+        "<tr><td>FastV</td><td><code>fastv</code></td><td>"
+        '<a href="https://arxiv.org/abs/2403.06764">ECCV 2024</a></td><td>layer 2 of 32</td></tr>'
+    ) in page
+    own = Methods(a=dataclasses.replace(METHODS["qvid"], label="a < b", schedule=lambda *_: ()))
+    assert "a &lt; b" in own._repr_html_()
 
 
 def test_overrides_make_a_new_method():

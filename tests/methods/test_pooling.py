@@ -7,7 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from twins import BOTH, FILM, QWEN, STAR, ask, built
 
 from qvid_utils.methods.floors import pooled, share_evenly
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 
 def cells(values, keep, grid):

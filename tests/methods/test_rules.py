@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qvid_utils.algebra.linalg import numerical_rank
 from qvid_utils.algebra.selection import top_k
+from qvid_utils.algebra.spectrum import numerical_rank
 from qvid_utils.methods import RULES, rule
 from qvid_utils.methods.evidence import WORDS
 

@@ -18,7 +18,7 @@ from qvid_utils.methods.cdpruner import greedy_dpp
 from qvid_utils.methods.trim import WithMean
 from qvid_utils.models.clip import ClipPair, clip_pair
 from qvid_utils.paths import DATA
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 from qvid_utils.workbook.benchmarks.embedded import suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
 

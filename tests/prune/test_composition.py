@@ -12,7 +12,7 @@ from twins import BOTH, DOTS, STAR, TALK, ask, built
 from qvid_utils.algebra.cuts import Cut, Infeasible
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import method
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 EXACT = 1e-5
 KERNELS = ("sdpa", "eager")

@@ -12,7 +12,7 @@ from qvid_utils.families import FAMILIES
 from qvid_utils.families.projections import project
 from qvid_utils.methods import RULES, Method
 from qvid_utils.methods.evidence import WORDS, Evidence
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 ROWS = ("attention", "last_row", "last_row_before")
 families = pytest.mark.parametrize("family", sorted(FAMILIES))

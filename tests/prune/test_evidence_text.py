@@ -7,7 +7,7 @@ from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built
 from qvid_utils.algebra.cuts import at
 from qvid_utils.families import FAMILIES, projections
 from qvid_utils.methods import METHODS, evidence, method
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 WORDS = (

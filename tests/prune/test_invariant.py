@@ -1,5 +1,6 @@
 """Every planned cut is made once, with its number of tokens, or the call raises one sentence."""
 
+import contextvars
 import threading
 import warnings
 from dataclasses import replace
@@ -10,7 +11,7 @@ from twins import STAR, TALK, ask, built, twin
 
 from qvid_utils.algebra.selection import Kept, top_k
 from qvid_utils.methods import METHODS
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 KEEP = 7
 
@@ -151,11 +152,11 @@ def test_a_block_left_while_a_thread_generates_is_refused_there_and_here():
         except RuntimeError as said:
             failed.append(str(said))
 
-    thread = threading.Thread(target=work)
     with (
         pytest.raises(RuntimeError, match="generate was running in another thread"),
         pruned(model, "qvid", KEEP),
     ):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
         thread.start()
         assert first.wait(10)
     go_on.set()

@@ -9,7 +9,7 @@ from twins import DOTS, STAR, ask, twin
 
 from qvid_utils.families import family_of
 from qvid_utils.prune import hooks as pruning
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 FAMILIES = ["llava", "qwen2_vl"]
 METHODS = [("qvid", {}), ("qvid", {"reading": "two_pass"}), ("fastv", {}), ("variation", {})]

@@ -38,7 +38,7 @@ from qvid_utils.algebra.selection import Kept, top_k
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.methods import METHODS, RULES, Method, method
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 KERNELS = ("sdpa", "eager")
 KEEP = 7

@@ -12,7 +12,7 @@ from qvid_utils.algebra.selection import Kept
 from qvid_utils.families import Unavailable
 from qvid_utils.methods import METHODS, RULES, method
 from qvid_utils.methods.holov import Chunks
-from qvid_utils.prune.hooks import observed, pruned
+from qvid_utils.prune import observed, pruned
 
 
 def behind(first, **options):

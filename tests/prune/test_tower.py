@@ -27,8 +27,8 @@ from twins import (
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.families.small import SIGLIP
+from qvid_utils.prune import observed, pruned
 from qvid_utils.prune import vision_tower as tower
-from qvid_utils.prune.hooks import observed, pruned
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 with_class = pytest.mark.parametrize("family", ["llava", "video_llava"])

@@ -30,7 +30,7 @@ from qvid_utils.algebra.tome import Downsampling, ToMe, merge_counts
 from qvid_utils.families import FAMILIES, Unavailable
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.methods import METHODS, method
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 
 EXACT = 1e-5
 KEEP = 6  # of 16: 2 × 3 patches; merging in two layers leaves at least 4

@@ -31,13 +31,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     scores = _one(
         what,
         "scores",
-        "the score alone, beside the printed QR + SVD and beside forming "
+        "the score alone, leverage and ridge, beside the printed QR + SVD and beside forming "
         "M (QVID_KERNEL=triton: the Triton kernel's time)",
     )
     scores.add_argument("--heads", type=whole(1), default=32)
     scores.add_argument("--queries", type=numbers, default=numbers(QUERIES))
     scores.add_argument("--visual", type=numbers, default=numbers(VISUAL))
     scores.add_argument("--rank", type=whole(1), default=16)
+    scores.add_argument("--alpha", type=float, default=0.3, help="ridge's (default: 0.3)")
+    scores.set_defaults(rounds=9)
 
 
 def layers(text: str) -> list[int]:

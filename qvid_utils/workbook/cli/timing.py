@@ -5,7 +5,8 @@ import argparse
 import pandas as pd
 import torch
 
-from ...algebra.linalg import kernel
+from ...algebra.fast_leverage import kernel
+from ...algebra.ridge import check_alpha
 from ...models.load import device_of, load
 from ..cost.cells import Cell, cells_of, infeasible, measure, where_run
 from ..cost.grids import beside_single_runs
@@ -106,10 +107,13 @@ def _scores(chosen: argparse.Namespace) -> int:
     _check(chosen)
     shapes = [(q, v) for q in chosen.queries for v in chosen.visual]
     more = {"heads": chosen.heads, "rank": chosen.rank, "rounds": chosen.rounds}
+    more["alpha"] = check_alpha(chosen.alpha)
     more["clock"] = clock_of(chosen.device, chosen.cpu_time)
     table = pd.DataFrame(compare(shapes, device=chosen.device, **more))
-    show = {"error": "{:.1e}".format, **dict.fromkeys(table.columns[2:-1], "{:.2f}".format)}
+    small = [name for name in table.columns if name.endswith("_error")]
+    show = dict.fromkeys(table.columns[2:], "{:.2f}".format) | dict.fromkeys(small, "{:.0e}".format)
     print(table.to_string(index=False, formatters=show))
     route = ["Triton kernel where N_q <= 64"] * (kernel() == "triton")
     where = where_run(torch.device(chosen.device), more["clock"], route)
+    print(where["source"])
     return _stored(as_results(table, chosen.heads, chosen.rank, chosen.rounds, where), chosen)

@@ -17,11 +17,10 @@ from torch import nn
 from ...algebra.cuts import Infeasible, tokens_per_layer
 from ...families import family_of
 from ...methods import Method, method
-from ...prune import hooks as pruning
-from ...prune.hooks import Trace, pruned
+from ...prune import Trace, pruned
+from ...prune import hooks as hook_file
 from ..tables.schema import tidy
 from . import flops
-from .of_methods import KNOWN
 from .rounds import clock_of, interleaved, paired, peak_bytes, spread
 from .workloads import Prompt
 
@@ -131,7 +130,7 @@ def run(
     def end(*_: Any) -> None:
         marks["end"] = clock()
 
-    ours = mock.patch.object(pruning, "perf_counter", clock) if exact_score else nullcontext()
+    ours = mock.patch.object(hook_file, "perf_counter", clock) if exact_score else nullcontext()
     # before `pruned`, whose own hook on the language model runs the first of two passes
     hooks = [text.register_forward_pre_hook(begin), text.register_forward_hook(end)]
     try:
@@ -183,7 +182,7 @@ def compute(config: Any, prompt: Prompt, cell: Cell) -> flops.Cost:
         visual = tokens_per_layer(cuts, n, depth)
         if cell.method.reading == "two_pass" and cuts[0].layer:
             visual = flops.two_pass(n, cuts[0].keep, cuts[0].layer, depth)
-        known = KNOWN.get(cell.method.rule.name)
+        known = cell.method.rule.cost
         counts = [n, *(cut.keep for cut in cuts)][: len(cuts)]
         about = (int(prompt.query.sum()), cell.method.params.get("rank", 16))
         if known and isinstance(about[1], int):

@@ -247,7 +247,7 @@ def per_parameter(parameters: float, visual: Sequence[float], text: float, layer
 
 def scoring(
     config: Any,
-    method: str,
+    score: str,
     n_visual: int,
     n_query: int = 0,
     rank: int = 16,
@@ -255,31 +255,31 @@ def scoring(
 ) -> dict[str, float]:
     """FLOPs of one score, step by step; what the cut layer does once more is counted, too.
 
-    method: "qvid" (as `linalg.leverage` does it, through the Gram matrix), "qvid_qr" (the paper's
-    printed QR + SVD), "last_row" (FastV, PyramidDrop: one attention row), "variation" (V²Drop),
-    "column_norm". n_query: query tokens, for those that see the question. Dense eigen and singular
-    value problems count Golub and Van Loan's 9 n³ and 22 n³; they are estimates, the rest is exact.
-    Raises ValueError for another method, or no query tokens where they are needed.
+    score: a rule's `cost`: "leverage" (as `leverage.leverage` does it, through the Gram matrix),
+    "QR and SVD" (QViD's printed recipe), "energy" (its column norm), "one row" (of attention), or
+    "difference" (of two streams). n_query: query tokens, for those that see the question. Dense
+    eigen and singular value problems count Golub and Van Loan's 9 n³ and 22 n³; they are estimates,
+    the rest is exact. Raises ValueError for another score, or no query tokens where one is needed.
     """
     decoder = decoder_of(config)
     d, d_h = decoder.width, decoder.head_dim
     H, q, v = heads or decoder.heads, n_query, n_visual
-    if method == "variation":
+    if score == "difference":
         return {"norm of the difference": 3.0 * v * d}
     keys = 2.0 * v * d * decoder.key_heads * d_h
-    if method == "last_row":
+    if score == "one row":
         return {"keys": keys, "query": 2.0 * d * H * d_h, "row": 2.0 * H * v * d_h}
-    if method not in ("qvid", "qvid_qr", "column_norm"):
-        known = "qvid, qvid_qr, column_norm, last_row, variation"
-        raise ValueError(f"method={method!r}: scoring costs are known for {known}")
+    if score not in ("leverage", "QR and SVD", "energy"):
+        known = "leverage, QR and SVD, energy, one row, difference"
+        raise ValueError(f"score={score!r}: costs are known for {known}")
     if q < 1:
-        raise ValueError(f"n_query={q}: {method} needs the number of query tokens, 1 or more")
+        raise ValueError(f"n_query={q}: {score} needs the number of query tokens, 1 or more")
     made = {"keys": keys, "queries": 2.0 * q * d * H * d_h, "interaction": 2.0 * H * q * v * d_h}
     m, long = min(q, v), max(q, v)
     r = min(rank, m)
-    if method == "column_norm":
+    if score == "energy":
         return made | {"column norm": 2.0 * H * q * v}
-    if method == "qvid_qr":
+    if score == "QR and SVD":
         reduced = 4.0 * H * (long * m * m - m**3 / 3)  # QR, and Q made explicit
         return made | {
             "QR": reduced, "SVD": 22.0 * H * m**3, "right vectors": 2.0 * H * v * m * m,

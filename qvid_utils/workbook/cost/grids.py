@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...methods import method
-from ...prune.hooks import pruned
+from ...prune import pruned
 from ..run.grid import answers
 from ..tables.schema import tidy
 from . import flops

@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ...algebra.linalg import leverage
+from ...algebra.leverage import leverage
 
 __all__ = ["held", "score_bytes"]
 

@@ -13,12 +13,6 @@ from . import flops
 
 __all__ = ["at_cost", "at_own_layer", "cost_of", "cost_table", "tokens_run"]
 
-#: rule -> the score whose operations `flops.scoring` knows
-KNOWN = {
-    "qvid": "qvid", "per_head_max": "qvid", "leverage_qr": "qvid_qr", "column_norm": "column_norm",
-    "previous_attention": "last_row", "last_attention": "last_row", "variation": "variation",
-}  # fmt: skip
-
 
 def tokens_run(
     name: str,
@@ -62,7 +56,7 @@ def cost_of(
         chosen = method(name)
         cuts = chosen.schedule(keep, n_visual, depth, layer)
         counts = [n_visual, *(cut.keep for cut in cuts)][: len(cuts)]
-        known, rank = KNOWN.get(chosen.rule.name), chosen.params.get("rank", 16)
+        known, rank = chosen.rule.cost, chosen.params.get("rank", 16)
         if known and isinstance(rank, int):
             scored = [
                 sum(flops.scoring(config, known, n, questions, rank).values()) for n in counts

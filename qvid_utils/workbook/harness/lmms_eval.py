@@ -17,7 +17,7 @@ from ...algebra.cuts import check_share, count_at
 from ...families import Unavailable, family_of
 from ...methods import method as find_method
 from ...models.load import load
-from ...prune.hooks import pruned
+from ...prune import pruned
 from ..run.grid import visual_counts
 
 # The harness's own default where a task names no length.

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from ...algebra.cuts import Infeasible
-from ...algebra.linalg import kernel
+from ...algebra.fast_leverage import kernel
 from ...families import family_of, takes_videos
 from ...families.calls import pictures_once
 from ...methods.qvid_variants import modes, share_out
 from ...models.load import load
 from ...paths import PROFILES
-from ...prune.hooks import observed, pruned
+from ...prune import observed, pruned
 from ...prune.plan import DEFAULT_KEEP, stages_of, steps_of
 from ..benchmarks import TINY, Suite, suite
 from ..benchmarks.base import CELL

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...algebra.cuts import Cut
 from ...algebra.selection import Kept
 from ...families import family_of
 from ...families.calls import pictures_once, wrapped_encoders
 from ...methods import Method, method
 from ...methods.evidence import Evidence, needing
-from ...prune.hooks import CutRecord, block_of, pruned
-from ...prune.plan import Stage, kept_of, scores_of
+from ...prune import CutRecord, block_of, pruned
+from ...prune.plan import Given, Looking, Stage, kept_of, scores_of
 
 __all__ = ["Answer", "Grid", "answers", "layers_once", "up_to", "visual_counts"]
 
 ROWS = 64  # of one batch at most, unless the caller's own has more
+CONTROLS = ("score_question", "control", "control_seed")  # options of cells that run alone
 GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 
 
@@ -149,7 +149,7 @@ class Grid:
         options = {key: value for key, value in options.items() if value is not None}
         keeps = list(keep) if isinstance(keep, list | tuple) else [keep] * self.rows
         whole = len(keeps) == self.rows and all(type(one) is int for one in keeps)
-        if not whole or {"processor", "clip"} & set(options):
+        if not whole or {"processor", "clip", "share", *CONTROLS} & set(options):
             return None
         layer = options.pop("layer", None)
         chosen = method(name, **options)
@@ -248,18 +248,13 @@ class Grid:
 
     def _batch(self, cells: Sequence[_Cell]) -> Iterator[tuple[Tensor, list[float]]]:
         """New ids and mean tokens of each cell; row c·B + b is prompt b under cell c."""
-        layer, rows = cells[0].layer, self.rows
-
-        def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
-            return (Cut(layer, keep),)
-
-        stage = Stage(
+        rows = self.rows
+        stage = Given(
             method=cells[0].method,
             sees=set(),
-            plan=plan,
-            choose=_never,
+            layer=cells[0].layer,
             keeps=tuple(keep for cell in cells for keep in cell.keeps),
-            given=[choice for cell in cells for choice in cell.chosen],
+            choices=[choice for cell in cells for choice in cell.chosen],
         )
         with self._copies(len(cells)) as inputs, block_of(self.model, [stage]) as trace:
             ids = self._generate(inputs)
@@ -309,10 +304,7 @@ def _looking(name: str, cells: Sequence[_Cell]) -> Stage:
     """A stage that scores for all cells of one place and cuts nothing."""
     first = cells[0]
 
-    def plan(keep: int, n_visual: int) -> tuple[Cut, ...]:
-        return (Cut(first.layer, n_visual),)
-
-    def choose(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
+    def look(evidence: Evidence) -> None:
         row, scores = len(first.chosen), {}
         for cell in cells:
             if cell.scores not in scores:
@@ -320,10 +312,9 @@ def _looking(name: str, cells: Sequence[_Cell]) -> Stage:
             found = scores[cell.scores]
             kept = kept_of(cell.method, evidence, found, cell.keeps[row])
             cell.chosen.append((found, kept))
-        return found, Kept(torch.arange(count, device=found.device))
 
     words = set().union(*(cell.method.sees for cell in cells))
-    return Stage(replace(first.method, name=name), words, plan, choose, looks=True)
+    return Looking(replace(first.method, name=name), words, layer=first.layer, look=look)
 
 
 def _record(cut: CutRecord, cell: _Cell, shared_by: int) -> CutRecord:
@@ -337,10 +328,6 @@ def _record(cut: CutRecord, cell: _Cell, shared_by: int) -> CutRecord:
         n_query=cut.n_query if needing("query") & cell.method.sees else 0,
         seconds=cut.seconds / shared_by,
     )
-
-
-def _never(evidence: Evidence, count: int) -> tuple[Tensor, Kept]:
-    raise AssertionError("what is kept was chosen before")
 
 
 class _Enough(Exception):

@@ -34,7 +34,8 @@ COUNTED = (
 )
 #: Fields that say something about a method or a checkpoint and do nothing.
 WORDS_ONLY = frozenset(
-    ("source", "departures", "venue", "link", "key", "label", "short", "curve", "apart", "cost")
+    ("source", "departures", "venue", "link", "key", "label", "short", "curve", "apart")
+    + ("printed", "cost")
 )
 #: Where Python and the installed libraries are.
 LIBRARY = [Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib", "purelib", "platlib")]

@@ -17,12 +17,12 @@ import torch
 import world
 from torch import Tensor
 
-from ...algebra import linalg
+from ...algebra import leverage, spectrum
 from ...families import family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import METHODS, Method, method
 from ...models.load import load
-from ...prune.hooks import observed, pruned
+from ...prune import observed, pruned
 from ..benchmarks.base import Suite
 from ..benchmarks.prompts import PROFILE_MODELS, prompts
 from ..benchmarks.scoring import right
@@ -271,7 +271,7 @@ def spectra(found: Sequence[Reading], seed: int = 0) -> pd.DataFrame:
             like = reading
             if curve != CURVES[0]:
                 like = without_structure(reading, curve, seed + number)
-            sigma = linalg.spectrum(like.interaction)
+            sigma = spectrum.singular_values(like.interaction)
             heads, modes = sigma.shape
             index = pd.MultiIndex.from_product(
                 [range(heads), range(1, modes + 1)], names=["head", "mode"]
@@ -302,11 +302,11 @@ def effective_ranks(found: Sequence[Reading], seed: int = 0) -> pd.DataFrame:
             " shuffled": without_structure(reading, "shuffled", seed + number).interaction,
         }
         counts = {
-            f"modes {100 * share:.0f} %{name}": linalg.effective_rank(matrix, share).tolist()
+            f"modes {100 * share:.0f} %{name}": spectrum.effective_rank(matrix, share).tolist()
             for share in (0.9, 0.99)
             for name, matrix in others.items()
         }
-        rank = linalg.numerical_rank(M).tolist()
+        rank = spectrum.numerical_rank(M).tolist()
         rows.append(pd.DataFrame({"N_q": M.shape[1], "rank": rank} | counts))
         rows[-1].insert(0, "stands for", reading.stands_for)
         rows[-1].insert(0, "suite", reading.suite)
@@ -365,9 +365,9 @@ def word_scores(found: Sequence[Reading], rank: int = 4) -> pd.DataFrame:
     frames = []
     for reading in found:
         M = reading.interaction
-        dominant = linalg.query_leverage(M, rank).mean(0)
-        energy = linalg.energy(M.mT)
-        leading = linalg.energy(M.mT, rank)
+        dominant = leverage.query_leverage(M, rank).mean(0)
+        energy = leverage.energy(M.mT)
+        leading = leverage.energy(M.mT, rank)
         classes = [word_class(w, t) for w, t in zip(reading.words, reading.tail, strict=True)]
         frames.append(
             pd.DataFrame(
@@ -380,7 +380,7 @@ def word_scores(found: Sequence[Reading], rank: int = 4) -> pd.DataFrame:
                     "word_class": classes,
                     "times": [reading.words.count(word) for word in reading.words],
                     "dominant": dominant.tolist(),
-                    "residual": linalg.residual_query_leverage(M, rank).mean(0).tolist(),
+                    "residual": leverage.residual_query_leverage(M, rank).mean(0).tolist(),
                     "relative": (dominant / dominant.mean()).tolist(),
                     "loudness": (energy / energy.sum(-1, keepdim=True)).mean(0).tolist(),
                     "explained": (leading / energy.clamp_min(1e-300)).mean(0).tolist(),
@@ -392,7 +392,7 @@ def word_scores(found: Sequence[Reading], rank: int = 4) -> pd.DataFrame:
 
 def word_ranks(reading: Reading, ranks: Sequence[int]) -> pd.DataFrame:
     """Dominant score of each word of a question at several ranks: place, word, rank, dominant."""
-    scores = {r: linalg.query_leverage(reading.interaction, r).mean(0).tolist() for r in ranks}
+    scores = {r: leverage.query_leverage(reading.interaction, r).mean(0).tolist() for r in ranks}
     return pd.DataFrame(
         [
             {"place": i, "word": word, "rank": r, "dominant": scores[r][i]}

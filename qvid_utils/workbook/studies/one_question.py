@@ -22,13 +22,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...algebra import linalg
+from ...algebra import spectrum
 from ...algebra.cuts import At, Infeasible, tokens_per_layer
 from ...families import Unavailable, family_of, query_tokens
 from ...families.calls import pictures_once
 from ...methods import Method, method
 from ...models import pictures
-from ...prune.hooks import Trace, observed, pruned
+from ...models.ask import unknown_words
+from ...prune import Trace, observed, pruned
 from ..cost import flops
 from .low_rank import Reading, default_layer, word_scores
 
@@ -120,7 +121,7 @@ class Look:
     @cached_property
     def spectrum(self) -> pd.DataFrame:
         """σ_k/σ_1 of M: mode (from 1), mean, lowest and highest over the heads."""
-        sigma = linalg.spectrum(self.asked.reading.interaction)
+        sigma = spectrum.singular_values(self.asked.reading.interaction)
         relative = (sigma / sigma[:, :1]).numpy(force=True)
         modes = range(1, relative.shape[1] + 1)
         return pd.DataFrame({"mode": modes, "mean": relative.mean(0), "lowest": relative.min(0),
@@ -131,8 +132,8 @@ class Look:
         """How many modes vote at `rank`, mean over the heads: never more than M has."""
         M = self.asked.reading.interaction
         if self.rank < 1:
-            return float(linalg.effective_rank(M, self.rank).double().mean())
-        return float(linalg.numerical_rank(M).clamp(max=self.rank).double().mean())
+            return float(spectrum.effective_rank(M, self.rank).double().mean())
+        return float(spectrum.numerical_rank(M).clamp(max=self.rank).double().mean())
 
     @cached_property
     def words(self) -> pd.DataFrame:
@@ -245,12 +246,9 @@ def ask(
     with observed(model, "interaction", "queries", layer=layer, processor=processor) as found:
         answer = _answered(model, processor, inputs)
     reading = _reading(model, processor, question, inputs, visual, found[0])
-    tokenizer = processor.tokenizer
-    strange = {w for w in question.split() if tokenizer.unk_token_id in
-               tokenizer(w, add_special_tokens=False)["input_ids"]}  # fmt: skip
     return Asked(
         model, processor, inputs, question, _as_seen(processor, inputs, picture), tuple(board),
-        layer, reading, answer, tuple(w for w in question.split() if w in strange),
+        layer, reading, answer, tuple(unknown_words(processor, question)),
         int(visual.sum()), int((~visual).sum()),
     )  # fmt: skip
 
@@ -312,7 +310,7 @@ def look(
     number of modes); the others go by their own. A method that this model or budget refuses says so
     in its `Side.problem`. ValueError for a rank or a keep that no method could take.
     """
-    linalg.check_rank(rank)
+    spectrum.check_rank(rank)
     if not 1 <= keep <= asked.n_visual:
         raise ValueError(
             f"keep={keep}: the picture has {asked.n_visual} visual tokens, keep 1 to all of them"

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ...algebra.linalg import effective_rank, widen
+from ...algebra.spectrum import effective_rank, widen
 from ...paths import DATA, PROFILES, RUNS
-from ...prune.hooks import observed
+from ...prune import observed
 from ...startup import start
 from ..benchmarks import Suite
 from ..benchmarks.base import FULL

@@ -32,7 +32,7 @@ from ...families.layout import frames_of
 from ...methods import Method, method
 from ...models.load import LoadError, load
 from ...paths import DATA, PROFILES, RUNS
-from ...prune.hooks import pruned
+from ...prune import pruned
 from ..benchmarks import TINY_VIDEO, Suite, suite, video_suite
 from ..benchmarks.base import metrics
 from ..benchmarks.paper_profile import here, place

@@ -61,7 +61,7 @@ def catalogue() -> pd.DataFrame:
     """One row per method, in the order of METHODS, then the works that are absent: short facts.
 
     Columns: method (the name to use), work (the label), venue, where, score (one line), needs,
-    merges, positions, count, families. `departures` has the rest.
+    merges, positions, count, families, link, key (of data/methods.bib). `departures` has the rest.
     """
     rows = [_row(method) for method in METHODS.values()]
     rows += [{"method": "", "work": label, "venue": venue, "where": "not implemented"}
@@ -112,7 +112,9 @@ def _row(method: Method) -> dict[str, Any]:
         "merges": "yes" if _merges(method) else "no",
         "positions": method.positions.replace("_", " "),
         "count": _count(method),
-        "families": "all five" if len(carried) == len(FAMILIES) else names,
+        "families": "all" if len(carried) == len(FAMILIES) else names,
+        "link": method.link,
+        "key": method.key,
     }
 
 

@@ -2,6 +2,7 @@
 
 import time
 
+import pandas as pd
 import pytest
 import torch
 from twins import twin
@@ -24,7 +25,7 @@ from qvid_utils.workbook.cost.cells import (
 from qvid_utils.workbook.cost.grids import beside_single_runs, least
 from qvid_utils.workbook.cost.parts import PARTS, parts
 from qvid_utils.workbook.cost.rounds import clock_of, interleaved, paired, peak_bytes, spread
-from qvid_utils.workbook.cost.scores import compare
+from qvid_utils.workbook.cost.scores import as_results, compare
 from qvid_utils.workbook.cost.workloads import config_of, make, prompt_for
 from qvid_utils.workbook.tables.schema import read
 
@@ -241,8 +242,13 @@ def test_prompts_are_refused_in_a_sentence():
 
 def test_the_score_beside_the_printed_recipe():
     (row,) = compare([(6, 40)], heads=3, head_dim=16, rank=4, rounds=2)
-    assert (row["n_query"], row["n_visual"]) == (6, 40) and row["error"] < 1e-12
-    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"] and row["qr_ms"] > 0
+    assert (row["n_query"], row["n_visual"]) == (6, 40) and row["qr_ms"] > 0
+    assert row["leverage_error"] < 1e-12 and 0 < row["ridge_error"] < 1e-6
+    for name in ("leverage", "ridge"):
+        assert row[f"{name}_x_low"] <= row[f"{name}_x"] <= row[f"{name}_x_high"]
+    found = as_results(pd.DataFrame([row]), 3, 4, 2, {"device": "cpu", "source": "measured"})
+    count = found.groupby("method").metric.nunique().to_dict()
+    assert count == {"form": 1, "leverage": 5, "qr": 1, "ridge": 5}
 
 
 def test_the_command_prints_and_stores(tmp_path, capsys):
@@ -256,7 +262,7 @@ def test_the_command_prints_and_stores(tmp_path, capsys):
     assert set(stored.model) == {"llava-1.5-7b layers 4 width/32 (random weights)"}
     assert {"first_token", "latency_2", "kv_cache", "compute"} <= set(stored.metric)
     assert main(["scores", "--heads", "2", "--queries", "4", "--visual", "9", "--rounds", "1"]) == 0
-    assert "ratio_low" in capsys.readouterr().out
+    assert "ridge_x_low" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

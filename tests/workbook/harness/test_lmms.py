@@ -12,7 +12,7 @@ from PIL import Image
 
 from qvid_utils.families import Unavailable
 from qvid_utils.paths import ROOT
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 from qvid_utils.workbook.harness import lmms_eval as bridge
 
 

@@ -7,7 +7,7 @@ from twins import embedded
 from qvid_utils import pruned
 from qvid_utils.algebra.cuts import Cut
 from qvid_utils.methods.qvid_variants import modes, share_out
-from qvid_utils.prune.hooks import observed
+from qvid_utils.prune import observed
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run import evaluate as runner

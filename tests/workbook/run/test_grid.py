@@ -9,7 +9,7 @@ from twins import DOTS, STAR, ask, twin
 from qvid_utils.families import FAMILIES, Unavailable, family_of
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.methods import METHODS, RULES, Method, rule
-from qvid_utils.prune.hooks import pruned
+from qvid_utils.prune import pruned
 from qvid_utils.workbook.run import grid
 from qvid_utils.workbook.run.grid import Grid, answers, layers_once
 

@@ -8,7 +8,7 @@ from twins import embedded
 
 from qvid_utils.methods import method
 from qvid_utils.models.load import load
-from qvid_utils.prune.hooks import observed
+from qvid_utils.prune import observed
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run.cell import Cell, grid

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from qvid_utils.algebra import linalg
+from qvid_utils.algebra import leverage, spectrum
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import same_share
 from qvid_utils.workbook.studies import low_rank as ob
@@ -45,7 +45,7 @@ def test_shuffling_keeps_each_heads_entries_and_nothing_else(one):
 def test_random_factors_have_the_rank_of_their_width(one):
     made = ob.without_structure(one, "random factors").interaction
     assert made.shape == one.interaction.shape
-    assert linalg.numerical_rank(made).tolist() == [5, 5, 5]  # width 5, fewer than 8 words
+    assert spectrum.numerical_rank(made).tolist() == [5, 5, 5]  # width 5, fewer than 8 words
 
 
 def test_another_kind_of_nothing(one):
@@ -168,7 +168,7 @@ def test_readings_are_what_the_cut_scores(tiny, two):
     found = ob.readings(*tiny, [replace(suite("tiny_gqa"), samples=two)])
     watched = ob.watch(*tiny, two, ["qvid"], 16)
     for mine, (_, row) in zip(found, watched.iterrows(), strict=True):
-        scores = linalg.leverage(mine.interaction, 16).mean(0)
+        scores = leverage.leverage(mine.interaction, 16).mean(0)
         assert scores.tolist() == pytest.approx(row["scores"], abs=1e-4)
         assert " ".join(mine.words).startswith(row["question"].split()[0])
         assert len(mine.words) == len(mine.tail) == mine.interaction.shape[1]

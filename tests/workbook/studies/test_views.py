@@ -11,7 +11,7 @@ from PIL import Image
 from twins import embedded
 
 from qvid_utils import pruned
-from qvid_utils.algebra import linalg
+from qvid_utils.algebra import leverage
 from qvid_utils.methods import method
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import pixels, prompts
@@ -192,7 +192,7 @@ def test_words_have_their_scores_at_the_rank_asked_for(asked):
     for rank in (2, 0.8):
         words = look(asked, ["random"], 16, rank=rank).words
         assert words["word"].tolist() == list(asked.reading.words)
-        dominant = linalg.query_leverage(M, rank).mean(0)
+        dominant = leverage.query_leverage(M, rank).mean(0)
         assert words["dominant"].tolist() == pytest.approx(dominant.tolist())
 
 

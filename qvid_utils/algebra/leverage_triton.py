@@ -1,6 +1,6 @@
 """Leverage of every head in one Triton kernel: Gram matrix, its eigenvectors by Jacobi, scores.
 
-Opt-in: `linalg.leverage` comes here where the environment variable QVID_KERNEL is `triton`, and
+Opt-in: `leverage.leverage` comes here where the environment variable QVID_KERNEL is `triton`, and
 needs the extra `triton` and a GPU, or Triton's interpreter (TRITON_INTERPRET=1, which is slow and
 for tests). It has run in the interpreter and has been compiled for GPUs; it has never run on one,
 so nothing is said of its speed, and the route through torch stays the default.

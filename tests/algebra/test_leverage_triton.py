@@ -1,6 +1,6 @@
 """The Triton kernel of leverage, run by Triton's interpreter, against the route through torch.
 
-    TRITON_INTERPRET=1 python -m pytest tests/test_linalg_triton.py
+    TRITON_INTERPRET=1 python -m pytest tests/algebra/test_leverage_triton.py
 
 The interpreter takes a second for a matrix of 16 rows and ten for one of 64: few and small cases.
 Whether the kernel also compiles for GPUs is tested without one; it has not run on any.
@@ -12,10 +12,10 @@ import sys
 
 import pytest
 import torch
-from test_linalg import by_svd, draw  # the oracle, which neither route is
+from test_leverage import by_svd, draw  # the oracle, which neither route is
 
-from qvid_utils.algebra import linalg
-from qvid_utils.algebra.linalg import leverage
+from qvid_utils.algebra import fast_leverage, spectrum
+from qvid_utils.algebra.leverage import leverage
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.methods import RULES
 from qvid_utils.paths import ROOT
@@ -28,7 +28,7 @@ WITHOUT = "the extra `triton`, or TRITON_INTERPRET=1, is not there: make test-ex
 @pytest.fixture
 def kernel(monkeypatch):
     """The module, with the switch on, and a list of the shapes that the kernel solved."""
-    module = pytest.importorskip("qvid_utils.algebra.linalg_triton", reason=WITHOUT)
+    module = pytest.importorskip("qvid_utils.algebra.leverage_triton", reason=WITHOUT)
     if not module.usable(torch.device("cpu")):
         pytest.skip(WITHOUT)
     solved, solve = [], module.leverage_of
@@ -38,7 +38,7 @@ def kernel(monkeypatch):
         return solve(X, rank, null)
 
     monkeypatch.setattr(module, "leverage_of", counted)
-    monkeypatch.setenv(linalg.KERNEL, "triton")
+    monkeypatch.setenv(fast_leverage.KERNEL, "triton")
     module.solved = solved
     return module
 
@@ -77,7 +77,7 @@ def test_hard_cases_are_those_of_torch_and_keep_the_tokens_of_a_float64_svd(
     M = hard(kind)
     found = leverage(M, rank)
     assert kernel.solved == [(2, 12, 70)]
-    monkeypatch.delenv(linalg.KERNEL)
+    monkeypatch.delenv(fast_leverage.KERNEL)
     tolerance = 1e-6 if kind == "decay" else 1e-12
     torch.testing.assert_close(found, leverage(M, rank), rtol=0, atol=tolerance)
     # each mode that votes sums to 1, the faintest too
@@ -131,7 +131,7 @@ def test_its_time_is_told_as_its_own(kernel, tmp_path, monkeypatch, capsys):
     few = ["--heads", "1", "--queries", "3", "--visual", "9", "--rounds", "1", "--rank", "2"]
     assert main(["measure", "scores", *few, "--out", str(tmp_path / "kernel.csv")]) == 0
     assert set(kernel.solved) == {(1, 3, 9)}
-    monkeypatch.delenv(linalg.KERNEL)
+    monkeypatch.delenv(fast_leverage.KERNEL)
     assert main(["measure", "scores", *few, "--out", str(tmp_path / "torch.csv")]) == 0
     told = [read(tmp_path / f"{name}.csv")["source"].iloc[0] for name in ("kernel", "torch")]
     assert ["Triton kernel" in source for source in told] == [True, False]
@@ -150,7 +150,7 @@ def test_an_unsolved_problem_is_seen_and_goes_through_torch(kernel, monkeypatch)
     M = draw(2, 12, 40)
     M[1] = torch.eye(12, 40)  # this one is solved before it begins
     monkeypatch.setattr(kernel, "SWEEPS", 1)
-    scores, residuals = kernel.leverage_of(M, 3, linalg.NULL)
+    scores, residuals = kernel.leverage_of(M, 3, spectrum.NULL)
     assert 1e-15 < residuals[0] < 1 and residuals[1] == 0
     assert (scores[0] - by_svd(M, 3)[0]).abs().max() > 1e-6
     assert torch.equal(leverage(M, 3), _by_torch(M, 3, monkeypatch))
@@ -158,7 +158,7 @@ def test_an_unsolved_problem_is_seen_and_goes_through_torch(kernel, monkeypatch)
 
 def _by_torch(M, rank, monkeypatch):
     with monkeypatch.context() as without:
-        without.delenv(linalg.KERNEL)
+        without.delenv(fast_leverage.KERNEL)
         return leverage(M, rank)
 
 
@@ -166,13 +166,15 @@ def _by_torch(M, rank, monkeypatch):
 
 
 def test_the_default_is_torch_and_another_name_is_refused(monkeypatch):
-    monkeypatch.setattr(linalg, "_by_triton", lambda *_: pytest.fail("not asked for"))
+    monkeypatch.setattr(
+        "qvid_utils.algebra.leverage.by_triton", lambda *_: pytest.fail("not asked for")
+    )
     for name in (None, "", "torch"):
-        monkeypatch.delenv(linalg.KERNEL, raising=False)
+        monkeypatch.delenv(fast_leverage.KERNEL, raising=False)
         if name is not None:
-            monkeypatch.setenv(linalg.KERNEL, name)
+            monkeypatch.setenv(fast_leverage.KERNEL, name)
         leverage(torch.eye(2, 3), 1)
-    monkeypatch.setenv(linalg.KERNEL, "cuda")
+    monkeypatch.setenv(fast_leverage.KERNEL, "cuda")
     with pytest.raises(ValueError, match="QVID_KERNEL=cuda: give torch .the default. or triton"):
         leverage(torch.eye(2, 3), 1)
 
@@ -187,7 +189,7 @@ def _alone(code: str) -> subprocess.CompletedProcess:
 ASKED = """
 import os, sys, torch
 os.environ["QVID_KERNEL"] = "triton"
-from qvid_utils.algebra.linalg import leverage
+from qvid_utils.algebra.leverage import leverage
 {before}
 try: leverage(torch.eye(2, 3), 1)
 except {error} as error: print(error)
@@ -215,7 +217,7 @@ def test_without_a_gpu_one_sentence_says_so():
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from qvid_utils import linalg_triton as kernel
+from qvid_utils.algebra import leverage_triton as kernel
 
 code = kernel._leverage
 settings = dict(rank=0.9, is_share=True, null=1e-13, converged=1e-15, sweeps=20)
@@ -246,8 +248,8 @@ def test_on_a_gpu(kind, n_q, monkeypatch):
     if not torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("no GPU, or TRITON_INTERPRET=1")
     M = hard(kind, heads=32, n_q=n_q, n_v=576)
-    monkeypatch.setenv(linalg.KERNEL, "triton")
-    assert linalg._by_triton(M.cuda(), 16) is not None
+    monkeypatch.setenv(fast_leverage.KERNEL, "triton")
+    assert fast_leverage.by_triton(M.cuda(), 16) is not None
     found, truth = leverage(M.cuda(), 16).cpu().mean(0), by_svd(M, 16).mean(0)
     assert (found - truth).abs().max() < 1e-6
     assert torch.equal(top_k(found.float(), 64).index, top_k(truth.float(), 64).index)

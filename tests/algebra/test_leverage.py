@@ -6,19 +6,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qvid_utils.algebra import linalg
-from qvid_utils.algebra.linalg import (
-    check_rank,
-    effective_rank,
+from qvid_utils.algebra import fast_leverage
+from qvid_utils.algebra.leverage import (
     energy,
     leverage,
     leverage_qr,
-    numerical_rank,
+    leverage_svd,
     query_leverage,
     residual_query_leverage,
-    spectrum,
 )
 from qvid_utils.algebra.selection import top_k
+from qvid_utils.algebra.spectrum import check_rank, effective_rank, numerical_rank, singular_values
 
 # Two question tokens, three visual ones. Row 1 weighs tokens 0 and 1 alike: σ² = 8,
 # v = (1, 1, 0)/√2. Row 2 sees token 2 alone: σ² = 1, v = (0, 0, 1).
@@ -49,7 +47,7 @@ def test_leverage_by_hand():
 def test_energy_and_spectrum_by_hand():
     close(energy(PAPER), [4.0, 4.0, 1.0])
     close(energy(PAPER, 1), [4.0, 4.0, 0.0])
-    close(spectrum(PAPER), [8**0.5, 1.0])
+    close(singular_values(PAPER), [8**0.5, 1.0])
 
 
 def test_question_side_by_hand():
@@ -136,7 +134,7 @@ def test_leading_axes_are_a_batch():
         for i in range(2):
             for j in range(3):
                 close(whole[i, j], function(M[i, j], 2))
-    assert spectrum(M).shape == (2, 3, 4) and effective_rank(M, 0.5).shape == (2, 3)
+    assert singular_values(M).shape == (2, 3, 4) and effective_rank(M, 0.5).shape == (2, 3)
 
 
 @pytest.mark.parametrize("shape", [(6, 15), (15, 6)])
@@ -161,7 +159,7 @@ def test_the_eigenproblem_has_the_smaller_side(shape, monkeypatch):
 
 
 def test_spectrum_keeps_small_values():
-    close(spectrum(torch.diag(torch.tensor([1.0, 1e-6, 1e-12], dtype=torch.float64))),
+    close(singular_values(torch.diag(torch.tensor([1.0, 1e-6, 1e-12], dtype=torch.float64))),
           [1.0, 1e-6, 1e-12], 1e-15)  # fmt: skip
 
 
@@ -251,10 +249,10 @@ def hard(kind, heads=4, n_q=40, n_v=576):
     return M.float()
 
 
-@pytest.mark.parametrize("slab", [1, 2**17, 2**30])
+@pytest.mark.parametrize("group", [1, 2**17, 2**30])
 @pytest.mark.parametrize("kind", ["plain", "decay", "rows", "columns", "flat"])
-def test_hard_cases_keep_the_tokens_of_a_float64_svd(kind, slab, monkeypatch):
-    monkeypatch.setattr(linalg, "SLAB", slab)  # a matrix at a time, some, all of them
+def test_hard_cases_keep_the_tokens_of_a_float64_svd(kind, group, monkeypatch):
+    monkeypatch.setattr(fast_leverage, "GROUP", group)  # a matrix at a time, some, all of them
     # a flat spectrum has no leading modes: there only all of them are defined
     M, rank = hard(kind), 40 if kind == "flat" else 16
     truth, found = by_svd(M, rank).mean(0), leverage(M, rank).mean(0)
@@ -279,13 +277,13 @@ def test_what_is_held_does_not_grow_with_the_square_of_the_tokens():
     M = draw(32, 8, 6273).float()
     with Sizes() as sizes:
         leverage(M, 4)
-    assert 0 < sizes.largest <= 8 * max(linalg.SLAB, 32 * 6273)
+    assert 0 < sizes.largest <= 8 * max(fast_leverage.GROUP, 32 * 6273)
 
 
 @pytest.mark.parametrize("worth", [0, 2**40])
 @pytest.mark.parametrize("heads", [1, 2, 5])
 def test_threads_share_out_the_heads_and_change_nothing(heads, worth, monkeypatch):
-    monkeypatch.setattr(linalg, "WORTH", worth)  # each a thread, and one for all
+    monkeypatch.setattr(fast_leverage, "WORTH", worth)  # each a thread, and one for all
     M, before = draw(heads, 40, 60), torch.get_num_threads()
     alone, solvers, eigh = leverage(M, 16), [], torch.linalg.eigh
     monkeypatch.setattr(
@@ -323,7 +321,7 @@ def test_only_rows_that_vote_are_formed(monkeypatch):
 # --- bad input ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [0, -1, 1.0, 0.0, 16.0, -0.5, float("nan")])
+@pytest.mark.parametrize("rank", [0, -1, 2.5, 1.5, 1.0, 0.0, 16.0, -0.5, float("nan")])
 def test_a_rank_out_of_range_is_named(rank):
     with pytest.raises(ValueError, match=f"rank={rank!r}: give a number of modes .int, 1 or more."):
         leverage(PAPER, rank)
@@ -346,7 +344,7 @@ def test_the_recipe_takes_no_share_and_effective_rank_no_count():
 def test_broken_entries_are_counted(value):
     broken = PAPER.clone()
     broken[0, 1] = value
-    for function in (spectrum, energy, lambda M: leverage(M, 2)):
+    for function in (singular_values, energy, lambda M: leverage(M, 2)):
         with pytest.raises(ValueError, match="1 of 6 entries of the interaction matrix are NaN or"):
             function(broken)
 
@@ -389,4 +387,40 @@ def test_eigenvalues_are_for_what_needs_them(monkeypatch):
     repeated[1, 3] = repeated[1, 5]
     assert leverage(repeated, 8).sum(-1).tolist() == pytest.approx([8, 7, 8])
     leverage(graded(4), 8), leverage(graded(3), 7), leverage(graded(3), 0.9)
-    assert asked == [3, 3, 3, 3]
+    assert asked == [1, 3, 3, 3]  # of the first only the matrix that repeats a row
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7, 50, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(7, 20), (20, 7), (1, 9)])
+def test_the_fast_routes_are_the_definition(shape, rank):
+    M = draw(2, 3, *shape)
+    M[0, 1] = 0
+    M[1, 0, 0] = M[1, 0, -1]
+    close(leverage(M, rank), leverage_svd(M, rank), 1e-10)
+
+
+@pytest.mark.parametrize("energy_left, modes", [(5e-13, 3), (5e-14, 2)])
+def test_a_mode_counts_down_to_a_share_of_1e_13_of_the_first(energy_left, modes):
+    sigma = torch.tensor([1.0, 0.5, energy_left**0.5, 0.0], dtype=torch.float64)
+    M = torch.linalg.qr(draw(4, 4)).Q @ torch.diag(sigma) @ torch.linalg.qr(draw(9, 4)).Q.mT
+    assert int(numerical_rank(M)) == modes
+    for score in (leverage, leverage_svd):
+        assert float(score(M, 4).sum()) == pytest.approx(modes, abs=1e-9)
+        assert float(score(M, 3).sum()) == pytest.approx(modes, abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 1.5, 3, float("nan")])
+def test_an_energy_share_out_of_range_is_named(share):
+    with pytest.raises(ValueError, match=f"share={share!r}: give a share of the energy between 0"):
+        effective_rank(PAPER, share)
+
+
+@pytest.mark.parametrize("share", [True, "0.9", None])
+def test_an_energy_share_that_is_no_number_is_named(share):
+    with pytest.raises(TypeError, match="give a share of the energy between 0"):
+        effective_rank(PAPER, share)
+
+
+def test_entries_whose_squares_overflow_are_named():
+    with pytest.raises(ValueError, match="up to 2e[+]200, whose squares overflow: divide it by"):
+        leverage(PAPER.double() * 1e200, 2)
