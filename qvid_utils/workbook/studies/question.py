@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...algebra.linalg import leverage
+from ...algebra.leverage import leverage
 from ...algebra.ridge import ridge, sigma_weighted
 from ...algebra.selection import top_k
 from ...methods import METHODS
@@ -38,7 +38,11 @@ ORACLES = ("named", "things", "spread")
 #: What sees no question.
 BLIND = ("things", "spread", "keys", "divprune", "random")
 CLEAR = 10.0  # points that a suite must have between the named thing and the best blind row
-LEAST = 0.95  # unpruned accuracy of a type of question that is asked of a model
+#: Types of question that a model answers to less than 95 % unpruned on the deciding part (all 300
+#: questions): existence 87 %, half 93, letter 92, relation 80. It is not asked them.
+LEFT_OUT: Mapping[str, tuple[str, ...]] = {
+    "tiny/qwen2_vl": ("existence", "half", "letter", "relation")
+}
 #: Each family of scores has four values to choose from on the deciding part: equal effort.
 TUNED: Mapping[str, tuple[str, ...]] = {
     "rank": ("qvid 2", "qvid 4", "qvid 8", "qvid 16"),
@@ -183,7 +187,7 @@ def cells(stage: str, best: Sequence[str] = ()) -> dict[int, list[Cell]]:
     chosen = [Cell(rule) for rule in dict.fromkeys(("energy 0.9", *best)) if rule not in PRIMARY]
     usual = [Cell("named", ""), Cell("keys", ""), *PAIRS]
     if stage == "primary":
-        return {KEEP: [*usual, *chosen]}
+        return {KEEP: usual}
     if stage == "sparse":
         return {KEEP: [*usual, Cell("things", ""), Cell("spread", "")]}
-    return {KEEP: list(MORE), 4: [*usual, *chosen], 16: [*usual, *chosen]}
+    return {KEEP: [*MORE, *chosen], 4: [*usual, *chosen], 16: [*usual, *chosen]}

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ...algebra.linalg import leverage, numerical_rank
+from ...algebra.leverage import leverage
+from ...algebra.spectrum import numerical_rank
 from ...families.calls import pictures_once
 from ...models.load import load
 from ...paths import DATA, ROOT
@@ -26,7 +27,7 @@ from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts
 from ..benchmarks.scoring import right
 from ..run.grid import Grid, layers_once, up_to
-from .question import LEAST, MODELS, STAGES, WORDS, Seen, cells, kept
+from .question import LEFT_OUT, MODELS, STAGES, WORDS, Seen, cells, kept
 from .question_tables import chosen
 
 LAYER = 1  # where QViD cuts in all four: round(3 · L / 32)
@@ -121,12 +122,10 @@ def ask(name: str, stage: str, folder: Path = WORK, limit: int | None = None) ->
     path = folder / f"{name.rpartition('/')[2]}-{stage}.csv"
     done = set(pd.read_csv(path, usecols=["sample"])["sample"]) if path.exists() else set()
     place, best = STAGES[stage], ()
+    if stage == "more":
+        best = chosen(gathered(folder))["rule"].tolist()
     asked = questions(name, place.setting, place.part)
-    if place.part == "reported":
-        decided = gathered(folder).query("stage == 'deciding'")
-        best = chosen(decided)["rule"].tolist()
-        asked = asked[asked["kind"].isin(able(decided, name))]
-    asked = asked.head(limit or place.limit)
+    asked = asked[~asked["kind"].isin(LEFT_OUT.get(name, ()))].head(limit or place.limit)
     asked = asked[~asked["id"].isin(done)]
     # batches of one length, in an order that has nothing to do with it: any part is a fair sample
     asked = asked.iloc[asked["question"].str.split().str.len().argsort(kind="stable")]
@@ -142,13 +141,6 @@ def ask(name: str, stage: str, folder: Path = WORK, limit: int | None = None) ->
         with open(path, "ab", buffering=0) as file:
             file.write(text.getvalue().encode())  # a batch in one piece
     return path
-
-
-def able(decided: pd.DataFrame, model: str) -> list[str]:
-    """The types of question that a model answers to LEAST and more, unpruned and crowded."""
-    full = decided.query("rule == 'full' and model == @model")
-    right = full.groupby("kind", observed=True)["right"].mean()
-    return right[right >= LEAST].index.tolist()
 
 
 def run(
