@@ -81,11 +81,7 @@ class Pictures:
                 f"layer={i}: method {name!r} merges before the projector, at the door "
                 "of the language model; use layer=0"
             )
-        if not self.family.patchwise:
-            raise Unavailable(
-                f"method {name!r} merges before the projector, and {self.family.name} "
-                "pools or joins patches there; merge behind it (Kept.merged)"
-            )
+        self._check_patchwise(name)
         projector = self.family.part(self.model, "projector")
         return projector(kept.patches.to(like)).to(like)
 
@@ -127,6 +123,13 @@ class Pictures:
         call["input_ids"] = call["input_ids"][::copies]
         return call, row // copies
 
+    def _check_patchwise(self, name: str) -> None:
+        if not self.family.patchwise:
+            raise Unavailable(
+                f"method {name!r} merges before the projector, and {self.family.name} "
+                "pools or joins patches there; merge behind it (Kept.merged)"
+            )
+
     def _check(self, stages: Sequence[Stage]) -> None:
         if self.site is not None and self.sees & needing("tower"):
             words = ", ".join(sorted(self.sees & needing("tower")))
@@ -146,6 +149,8 @@ class Pictures:
                     f"{self.family.name} has no class token; adapted to the attention that tokens "
                     f"receive: {own if own in adapted else ', '.join(adapted)}"
                 )
+            if stage.method.merges and "patches" in stage.method.select_sees:
+                self._check_patchwise(name)
 
 
 def _all_known(numbers: Tensor, word: str) -> None:

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ...families import FAMILIES
+
 __all__ = [
     "CONVENTIONS", "Budget", "Cost", "Decoder", "Tower", "budget_table", "decoder_of", "exchange",
     "in_place", "per_parameter", "prefill", "scoring", "tower_of", "two_pass",
@@ -51,6 +53,7 @@ class Decoder:
     head_dim: int
     ffn: int
     vocabulary: int
+    experts: int = 0  # among which a router chooses; `ffn` is that of the chosen ones together
 
     def layer(self, n: float, convention: str = "macs") -> float:
         """Multiply-adds of one layer on n tokens."""
@@ -58,7 +61,8 @@ class Decoder:
         if convention == "macs_fastv":
             return 4 * n * d * d + 2 * n * n * d + 2 * n * d * self.ffn
         keys = self.key_heads * self.head_dim
-        return n * (2 * d * inner + 2 * d * keys + 3 * d * self.ffn) + 2 * n * n * inner
+        ffn = 3 * self.ffn + self.experts
+        return n * (2 * d * inner + 2 * d * keys + d * ffn) + 2 * n * n * inner
 
 
 @dataclass(frozen=True)
@@ -122,60 +126,38 @@ def decoder_of(config: Any) -> Decoder:
     """
     text = getattr(config, "text_config", None) or config
     d, heads = _need(text, "hidden_size"), _need(text, "num_attention_heads")
+    experts, ffn = getattr(text, "num_experts", None) or 0, _need(text, "intermediate_size")
+    if experts:
+        ffn = _need(text, "num_experts_per_tok") * _need(text, "moe_intermediate_size")
     return Decoder(
         layers=_need(text, "num_hidden_layers"),
         width=d,
         heads=heads,
         key_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or d // heads,
-        ffn=_need(text, "intermediate_size"),
+        ffn=ffn,
         vocabulary=_need(text, "vocab_size"),
+        experts=experts,
     )
 
 
 def tower_of(config: Any) -> Tower:
-    """The vision tower and projector of LLaVA, Video-LLaVA, OneVision, Qwen2-VL or Qwen2.5-VL.
+    """The vision tower and projector of a model family's configuration.
 
     Raises ValueError for another architecture, or naming what the configuration lacks.
     """
-    vision, kind = _need(config, "vision_config"), getattr(config, "model_type", "?")
-    patch = _need(vision, "patch_size")
-    if kind in ("qwen2_vl", "qwen2_5_vl"):
-        newer = kind == "qwen2_5_vl"
-        width = _need(vision, "hidden_size" if newer else "embed_dim")
-        ffn = _need(vision, "intermediate_size") if newer else int(width * vision.mlp_ratio)
-        merge = _need(vision, "spatial_merge_size") ** 2
-        out = _need(vision, "out_hidden_size" if newer else "hidden_size")
-        more = {}
-        if newer:
-            more["window"] = (_need(vision, "window_size") // patch) ** 2
-            more["whole"] = tuple(_need(vision, "fullatt_block_indexes"))
-        return Tower(
-            layers=_need(vision, "depth"),
-            width=width,
-            ffn=ffn,
-            pixels=_need(vision, "in_channels") * vision.temporal_patch_size * patch**2,
-            projector=((merge * width, merge * width), (merge * width, out)),
-            matrices=3 if newer else 2,
-            merge=merge,
-            **more,
-        )
-    if kind not in ("llava", "video_llava", "llava_onevision"):
+    kind = getattr(config, "model_type", "?")
+    if kind not in FAMILIES:
         raise ValueError(
-            f"model_type={kind!r}: the tower's cost is known for llava, video_llava, "
-            "llava_onevision, qwen2_vl and qwen2_5_vl; count the layers alone with 'macs'"
+            f"model_type={kind!r}: the tower's cost is known for {', '.join(sorted(FAMILIES))}; "
+            "count the layers alone with 'macs'"
         )
-    width, d = _need(vision, "hidden_size"), decoder_of(config).width
-    taken = getattr(config, "vision_feature_layer", -2)
-    inputs = width * (1 if isinstance(taken, int) else len(taken))
-    return Tower(
-        layers=_need(vision, "num_hidden_layers"),
-        width=width,
-        ffn=_need(vision, "intermediate_size"),
-        pixels=_need(vision, "num_channels") * patch**2,
-        projector=((inputs, d), (d, d)),
-        lead=int(kind != "llava_onevision"),  # CLIP has a class token, SigLIP none
-    )
+    try:
+        return Tower(**FAMILIES[kind].cost(config))
+    except AttributeError as lacks:
+        raise ValueError(
+            f"the configuration ({type(config).__name__}) has no {lacks.name}; give it one"
+        ) from lacks
 
 
 def in_place(n_visual: int, keep: int, layer: int, n_layers: int) -> list[int]:

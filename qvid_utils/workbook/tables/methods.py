@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.cuts import Staged
+from ...algebra.cuts import At, Staged
 from ...families import FAMILIES, Family
+from ...families.deepstack import deepstack_depth
 from ...methods import METHODS, Method
 from ...methods.evidence import needing
 from ...paths import figures_dir
@@ -21,8 +22,6 @@ from .schema import save_table
 
 __all__ = ["ABSENT", "catalogue", "departures", "refusal", "store"]
 
-#: Families whose prompts hold tokens that show no place, so that a picture is no plain grid.
-LINE_BREAKS = frozenset({"llava_onevision"})
 
 #: Works that the papers' tables name and this package does not have: (label, venue, why).
 ABSENT = (
@@ -48,12 +47,16 @@ def refusal(method: Method, family: Family) -> str:
         return "no text tower"
     if words & needing("class token") and not family.has_cls:
         return "no class token"
+    if "patches" in method.select_sees and method.merges and not family.patchwise:
+        return "joins patches before the projector"
     if method.encode is not None and family.whole_grid:
         return "needs its whole grid"
-    if "grid" in words and family.model_type in LINE_BREAKS:
+    if "grid" in words and family.line_breaks:
         return "line breaks among its patches"
     if method.positions == "contiguous" and not family.one_axis:
         return "positions along several axes"
+    if _merges(method) and _first(method) < deepstack_depth(family.tiny()):
+        return "features of single tokens are added later"
     return ""
 
 
@@ -116,6 +119,12 @@ def _row(method: Method) -> dict[str, Any]:
         "link": method.link,
         "key": method.key,
     }
+
+
+def _first(method: Method) -> int:
+    """The layer of a method's first cut, of as many as its source has."""
+    schedule = method.schedule
+    return schedule.depth if isinstance(schedule, At) else schedule.depths[0]
 
 
 def _needs(method: Method) -> str:
