@@ -21,7 +21,7 @@ from ...algebra.spectrum import numerical_rank
 from ...families.calls import pictures_once
 from ...models.load import load
 from ...paths import DATA, ROOT
-from ...prune.hooks import observed
+from ...prune import observed
 from ..benchmarks import suite
 from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts

@@ -86,6 +86,21 @@ def test_the_run_keeps_and_answers_as_pruned_does(rule, name, more):
     assert torch.equal(found.ids, plain[:, -1:])
 
 
+def test_swap_and_keys_are_what_pruned_calls_so():
+    model, processor, rows = llava()
+    inputs = prompts(processor, rows, model.device)
+    own, swap = (question_run.look(model, processor, rows, name) for name in ("question", "swap"))
+    asked = {"swap": {"score_question": rows["swap"].tolist()}, "keys": {"control": "keys"}}
+    for name, seen, rule in (("swap", swap, "qvid 16"), ("keys", own, "keys")):
+        with torch.inference_mode(), pruned(model, "qvid", 8, layer=1, **asked[name]) as trace:
+            model(**inputs)
+        mine = [top_k(question.scores(rule, one), 8).index.tolist() for one in seen]
+        assert [cut.kept.tolist() for cut in trace.cuts] == mine
+    assert any(a["interaction"].shape != b["interaction"].shape
+               or not torch.equal(a["interaction"], b["interaction"])
+               for a, b in zip(own, swap, strict=True))  # fmt: skip
+
+
 def test_a_line_an_answer_and_the_sources_differ(tmp_path):
     model, processor, rows = llava()
     cell = question.Cell
