@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import check_hidden, masked
-from qvid_utils.methods.rules import RULES
 from twins import BOTH, DOTS, STAR, TAIL, TALK, ask, built, cases
 
 from qvid_utils.algebra.cuts import Cut, Staged
