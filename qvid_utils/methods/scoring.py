@@ -78,12 +78,12 @@ def rule(
         raise TypeError(
             "@rule needs its source: write @rule(source='paper and equation') above the function"
         )
-    if not isinstance(source, str):
-        raise TypeError(f"source={source!r}: say in words where the rule comes from")
-    if not source.strip():
-        raise ValueError("rule(source=...): say which paper and equation the rule comes from")
 
     def register(function: Callable[..., Tensor]) -> Rule:
+        if not isinstance(source, str):
+            raise TypeError(f"source={source!r}: say in words where the rule comes from")
+        if not source.strip():
+            raise ValueError("rule(source=...): say which paper and equation the rule comes from")
         _check_function(function)
         name = function.__name__
         sees, params = _read_signature(name, function)

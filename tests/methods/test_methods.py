@@ -131,9 +131,7 @@ def test_what_is_no_name_is_refused(wrong):
 
 @pytest.mark.parametrize("wrong", ["rnk", "layer", "keep", "params", "name", "seed"])
 def test_an_unknown_override_raises_with_those_allowed(wrong):
-    message = (
-        f"takes no {wrong}=3; parameters of its rule: rank; .*fields of every method: schedule, "
-    )
+    message = f"takes no {wrong}=3; parameters of its rule: rank; .*fields of every method: sched"
     with pytest.raises(ValueError, match=message):
         method("qvid", **{wrong: 3})
     with pytest.raises(ValueError, match="takes no rank=3; parameters of its rule: none"):
@@ -177,9 +175,9 @@ def test_a_bad_type_raises_with_what_is_allowed(override, message):
     [
         ("sparsevlm", {"size": 0}, ValueError, "size=0: give a whole number, 1 or more"),
         ("sparsevlm", {"size": 2.5}, TypeError, "size=2.5: give a whole number, 1 or more"),
-        ("sparsevlm", {"share": 2.0}, ValueError, "share=2.0: give a number, 0 or more, below 1"),
-        ("sparsevlm", {"share": 1}, ValueError, "share=1: give a number, 0 or more, below 1"),
-        ("sparsevlm", {"share": float("nan")}, ValueError, "share=nan: give a number"),
+        ("sparsevlm", {"part": 2.0}, ValueError, "part=2.0: give a number, 0 or more, below 1"),
+        ("sparsevlm", {"part": 1}, ValueError, "part=1: give a number, 0 or more, below 1"),
+        ("sparsevlm", {"part": float("nan")}, ValueError, "part=nan: give a number"),
         ("sparsevlm", {"in_place": "no"}, TypeError, "in_place='no': give True or False"),
         ("holov", {"chunks": 2.5}, TypeError, "chunks=2.5: give a whole number, 1 or more"),
         ("holov", {"alpha": -1}, ValueError, "alpha=-1: give a number, 0 or more"),
@@ -189,7 +187,7 @@ def test_a_bad_type_raises_with_what_is_allowed(override, message):
         ("dart", {"visual_pivots": True}, TypeError, "visual_pivots=True: give a whole number, 1"),
         ("hired", {"official_counts": "yes"}, TypeError, "official_counts='yes': give True or"),
         ("hired", {"official_counts": 1}, TypeError, "official_counts=1: give True or False"),
-        ("visionzip", {"share": 1.0}, ValueError, "share=1.0: give a number, 0 or more, below 1"),
+        ("visionzip", {"part": 1.0}, ValueError, "part=1.0: give a number, 0 or more, below 1"),
         ("prumerge", {"neighbours": -1}, ValueError, "neighbours=-1: give a whole number, 0 or"),
         ("svd_prune", {"center": "yes"}, TypeError, "center='yes': give True or False"),
         ("svd_prune", {"tau": "0.9"}, TypeError, "tau='0.9': give a number, such as 0.9"),
@@ -204,7 +202,7 @@ def test_an_option_of_another_kind_is_refused_before_anything_runs(name, option,
 
 
 def test_numpy_numbers_and_masks_are_plain_ones():
-    made = method("sparsevlm", size=np.int64(5), share=np.float32(0.5), in_place=np.bool_(True))
+    made = method("sparsevlm", size=np.int64(5), part=np.float32(0.5), in_place=np.bool_(True))
     assert made.select == Recycle(0.5, 5, True) and type(made.select.size) is int
     assert method("qvid", rank=np.int64(8)).params == {"rank": 8}
     mask = np.array([True, False])

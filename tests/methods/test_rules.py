@@ -397,7 +397,7 @@ def test_a_signature_that_breaks_the_contract_is_refused(listed, function, messa
 
 def test_a_rule_needs_a_source_and_a_name_of_its_own(listed):
     with pytest.raises(ValueError, match="say which paper"):
-        rule(source=" ")
+        rule(source=" ")(later)
 
     def qvid(keys):
         return keys
@@ -410,9 +410,9 @@ def test_a_rule_without_its_source_says_how_to_write_it(listed):
     with pytest.raises(TypeError, match="write @rule.source='paper and equation'. above"):
         rule(lambda keys: keys)
     with pytest.raises(TypeError, match="source=5: say in words where the rule comes from"):
-        rule(source=5)
+        rule(source=5)(later)
     with pytest.raises(ValueError, match="say which paper"):
-        rule()
+        rule()(later)
 
 
 async def later(keys):
