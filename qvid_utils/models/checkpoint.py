@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from ..families import FAMILIES, Unavailable
-from ..families.base import REFUSED
+from ..families.refused import REFUSED
 from ..paths import DATA
 
 EMBEDDED = "tiny/"  # names below data/tiny

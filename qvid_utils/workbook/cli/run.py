@@ -72,7 +72,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="processes on the store, other commands' included",
     )
     add("--no-wait", action="store_true", help="leave when others have all that is left")
-    add("--stale", type=float, default=60.0, metavar="S", help="seconds of silence of the dead")
     add = parser.add_argument_group("on a Ray cluster (extra `ray`)").add_argument
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="default: one on this machine")
     add("--gpus", type=float, default=1, metavar="N", help="of each cell (default: 1)")

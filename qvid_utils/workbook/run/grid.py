@@ -272,6 +272,8 @@ class Grid:
                 out = encode(**{name: self.inputs.get(name, v) for name, v in given.items()})
                 out = copy.copy(out)
                 out.pooler_output = _copied(out.pooler_output, count)
+                if (added := getattr(out, "deepstack_features", None)) is not None:
+                    out.deepstack_features = [_copied(layer, count) for layer in added]
                 return out
 
             return encoded

@@ -30,7 +30,7 @@ PACKAGE = ROOT / "qvid_utils"
 #: Folders and files that can change an answer or its score.
 COUNTED = (
     *("algebra", "families", "methods", "models", "prune", "workbook/benchmarks"),
-    *(f"workbook/run/{name}.py" for name in ("cell", "evaluate", "grid")),
+    *(f"workbook/run/{name}.py" for name in ("asker", "batches", "cell", "evaluate", "grid")),
 )
 #: Fields that say something about a method or a checkpoint and do nothing.
 WORDS_ONLY = frozenset(

@@ -54,7 +54,7 @@ def test_the_families_are_those_whose_models_run_it(name, family):
     """`refusal` says what `pruned` does. Twins are too shallow for stages: one cut stands in."""
     chosen = METHODS[name]
     if isinstance(chosen.schedule, Staged):
-        chosen = method(name, schedule=at(3))
+        chosen = method(name, schedule=at(8))
     says = catalogue.refusal(METHODS[name], FAMILIES[family])
     if name in ("trim", "cdpruner") and family == "llava":
         assert says == ""
