@@ -562,9 +562,7 @@ def test_fields_of_a_selection_are_options_of_the_method():
     assert METHODS["prumerge"].select == PruMerge() and made.name == "prumerge"
     assert method("svd_prune", tau=0.8).params["tau"] == 0.8
     assert method("visionzip", select=PruMerge(), plus=True).select == PruMerge(plus=True)
-    with pytest.raises(
-        ValueError, match="no window=3; .*of its selection: adaptive, neighbours"
-    ):
+    with pytest.raises(ValueError, match="no window=3; .*of its selection: adaptive, neighbours"):
         method("prumerge", window=3)
 
 
