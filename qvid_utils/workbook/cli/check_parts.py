@@ -18,7 +18,7 @@ import torch
 from ...models.load import load
 from ...paths import NOTEBOOKS, ROOT
 from ..benchmarks.embedded import TINY, suite
-from ..cost.cells import cells_of, infeasible, measure
+from ..cost.cases import cases_of, infeasible, measure
 from ..cost.grids import beside_single_runs
 from ..cost.rounds import clock_of
 from ..cost.scores import OURS, compare
@@ -177,7 +177,7 @@ def _timed(size: Size, model: Callable, name: str, batch: int, method: str) -> p
     """The unpruned model and one method at all budgets, in the same rounds."""
     chosen = model(name)
     prompt = prompt_for(chosen, WORDS, QUESTION, batch)
-    cells = cells_of(["full", method], KEEPS[: size.limit])
+    cells = cases_of(["full", method], KEEPS[: size.limit])
     out = infeasible(chosen, cells, prompt.n_visual)
     cells = [cell for cell in cells if cell not in out]
     more = {"lengths": [1, 16], "rounds": size.rounds, "clock": clock_of(size.device)}

@@ -12,19 +12,16 @@ from qvid_utils.algebra.cuts import Infeasible, at, staged, tokens_per_layer
 from qvid_utils.families import FAMILIES
 from qvid_utils.methods import METHODS
 from qvid_utils.prune import pruned
+from qvid_utils.workbook.cost.budgets import budget_table, exchange, in_place, two_pass
 from qvid_utils.workbook.cost.flops import (
     CONVENTIONS,
     Decoder,
     Tower,
-    budget_table,
     decoder_of,
-    exchange,
-    in_place,
     per_parameter,
     prefill,
     scoring,
     tower_of,
-    two_pass,
 )
 from qvid_utils.workbook.tables.schema import paper
 
