@@ -10,12 +10,15 @@ into data/measured.
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from ...paths import PROFILES
 from .options import add_machine, add_questions, whole
 
 ON_ERROR = ("stop", "skip")
+#: Stored runs of notebooks -> the study that makes them.
+STORED = {"question": "question_run", "svd_prune": "svd_prune", "video": "video"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_cells(add: Callable) -> None:
     add("--profile", choices=PROFILES, help="default: tiny, with --table paper")
+    add("--stored", choices=STORED, help="make the stored run of a notebook")
     add(
         "--table",
         metavar="T",
@@ -96,7 +100,12 @@ def _rank(text: str) -> int | float:
 
 
 def work(chosen: argparse.Namespace) -> int:
-    """Plan, ask, store, write the table."""
+    """Plan, ask, store, write the table; or make a notebook's stored run."""
+    if chosen.stored:
+        study = import_module(f"...studies.{STORED[chosen.stored]}", __package__)
+        named = ("profile", "table", "limit", "store", "out")
+        given = [(f"--{name}", getattr(chosen, name)) for name in named]
+        return study.main([str(x) for pair in given if pair[1] is not None for x in pair])
     from .ask import work as ask
 
     return ask(chosen)

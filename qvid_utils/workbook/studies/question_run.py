@@ -3,6 +3,7 @@
 What a file already has is not asked again, so the same command goes on after whatever stopped it.
 """
 
+import argparse
 import contextlib
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,9 @@ from ...algebra.leverage import leverage
 from ...algebra.spectrum import numerical_rank
 from ...families.calls import pictures_once
 from ...models.load import load
-from ...paths import DATA, ROOT
+from ...paths import DATA, RUNS
 from ...prune import observed
+from ...startup import start
 from ..benchmarks import suite
 from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts
@@ -34,7 +36,7 @@ LAYER = 1  # where QViD cuts in all four: round(3 · L / 32)
 BATCH = 16  # prompts
 COLUMNS = ("sample", "rule", "source", "keep", "right", "recall", "n_query", "modes", "used")
 STORED = DATA / "measured" / "tiny_question_answers.parquet"
-WORK = ROOT / "runs" / "question"
+WORK = RUNS / "question"
 
 
 def questions(model: str, setting: str, part: str) -> pd.DataFrame:
@@ -132,8 +134,8 @@ def ask(name: str, stage: str, folder: Path = WORK, limit: int | None = None) ->
     starts = np.random.default_rng(0).permutation(np.arange(0, len(asked), BATCH))
     model, processor = load(name)
     plan, seed = cells(stage, best), MODELS.index(name)
-    for start in tqdm(starts, desc=path.stem, mininterval=20):
-        lines = list(answers(model, processor, asked.iloc[start : start + BATCH], plan, seed))
+    for first in tqdm(starts, desc=path.stem, mininterval=20):
+        lines = list(answers(model, processor, asked.iloc[first : first + BATCH], plan, seed))
         text = StringIO()
         csv.writer(text, lineterminator="\n").writerows(
             lines if path.exists() else [COLUMNS, *lines]
@@ -178,3 +180,24 @@ def store(folder: Path = WORK, path: Path = STORED) -> Path:
         path.unlink()
     found.to_parquet(path, index=False, compression="zstd")
     return path
+
+
+def read(path: Path = STORED) -> pd.DataFrame:
+    """The stored run: a row an answer. ValueError where it is missing."""
+    if not path.exists():
+        raise ValueError(f"{path.name} is missing: python -m qvid_utils run --stored question")
+    return pd.read_parquet(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The stored run of notebook 09: all stages, going on where it stopped."""
+    new = argparse.ArgumentParser("python -m qvid_utils run --stored question",
+                                  description=main.__doc__)  # fmt: skip
+    new.add_argument("--limit", type=int, help="questions of a model and stage (default: all)")
+    new.add_argument("--store", type=Path, default=WORK, help="folder of the work")
+    new.add_argument("--out", type=Path, default=STORED.parent, help="folder of the stored run")
+    chosen = new.parse_args(argv)
+    start(0)
+    run(folder=chosen.store, limit=chosen.limit)
+    print(store(chosen.store, chosen.out / STORED.name))
+    return 0
