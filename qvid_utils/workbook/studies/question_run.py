@@ -29,7 +29,7 @@ from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts
 from ..benchmarks.scoring import right
 from ..run.grid import Grid, layers_once, up_to
-from .question import LEFT_OUT, MODELS, STAGES, WORDS, Seen, cells, kept
+from .question import KEEP, LEFT_OUT, MODELS, PRIMARY, STAGES, WORDS, Cell, Seen, cells, kept
 from .question_tables import chosen
 
 LAYER = 1  # where QViD cuts in all four: round(3 · L / 32)
@@ -187,6 +187,21 @@ def read(path: Path = STORED) -> pd.DataFrame:
     if not path.exists():
         raise ValueError(f"{path.name} is missing: python -m qvid_utils run --stored question")
     return pd.read_parquet(path)
+
+
+def asked_again(records: pd.DataFrame, name: str, number: int) -> pd.Series:
+    """Whether some questions of the primary stage answer now as they are stored, by sample."""
+    stored_run = records.query("stage == 'primary' and model == @name and keep == @KEEP")
+    asked = questions(name, "crowded", "reported").set_index("id", drop=False)
+    rows = asked.loc[stored_run["sample"].astype(str).unique()[:number]]
+    model, processor = load(name)
+    plan = {KEEP: [Cell(rule, source) for rule in PRIMARY for source in ("own", "swap")]}
+    lines = answers(model, processor, rows.reset_index(drop=True), plan, 0)
+    now = pd.DataFrame(list(lines), columns=COLUMNS).query("rule != 'full'")
+    by = ["sample", "rule", "source"]
+    before = stored_run.astype(dict.fromkeys(by, str)).set_index(by)["right"]
+    now = now.set_index(by)["right"]
+    return (before.loc[now.index] == now).groupby("sample").all()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

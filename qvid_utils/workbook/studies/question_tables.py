@@ -5,7 +5,7 @@ from itertools import product
 
 import pandas as pd
 
-from ..tables.statistics import holm, paired_bootstrap, points
+from ..tables.statistics import cells, holm, paired_bootstrap, points
 from .question import BLIND, CLEAR, KEEP, PRIMARY, TUNED
 
 
@@ -26,26 +26,27 @@ SHOWN = ("a", "b", "difference", "low", "high", "p", "n", "pictures")
 _SEES_NONE = (*BLIND, "named", "full")
 
 
-def accuracy(records: pd.DataFrame, keep: int, cells: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def accuracy(records: pd.DataFrame, keep: int, wanted: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Accuracy in % of some cells at one budget, a row each, a column a model; `full` first."""
     rows = {"full": answers_of(records, "full", keep=None).groupby("model")["score"].mean()}
-    for rule, source in cells:
+    for rule, source in wanted:
         name = rule if source in ("", "own") else f"{rule}, {source}"
         rows[name] = answers_of(records, rule, source, keep).groupby("model")["score"].mean()
     return (100 * pd.DataFrame(rows).T).rename_axis("scored by")
 
 
-def recalls(records: pd.DataFrame, keep: int, cells: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def recalls(records: pd.DataFrame, keep: int, wanted: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """The mean share of the named things' tokens that is kept, in %, as `accuracy` is."""
     rows = {}
-    for rule, source in cells:
+    for rule, source in wanted:
         name = rule if source in ("", "own") else f"{rule}, {source}"
         rows[name] = answers_of(records, rule, source, keep).groupby("model")["recall"].mean()
     return pd.DataFrame(rows).T.rename_axis("scored by")
 
 
 def can_tell(records: pd.DataFrame) -> pd.DataFrame:
-    """Where a suite can tell: a row for each model, suite and budget of the deciding part.
+    """Where a suite can tell: a row for each model, suite and budget of the deciding part, and for
+    all suites of a setting together.
 
     full, named (accuracy in %), blind (the best row that sees no question) and its accuracy,
     difference (named minus it) with its 95 % interval over pictures, n, tells (low >= CLEAR).
@@ -55,7 +56,12 @@ def can_tell(records: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for keep in sorted(decided["keep"].dropna().unique(), reverse=True):
         sides = {rule: answers_of(decided, rule, keep=keep) for rule in ("named", *BLIND)}
-        for (model, name), named in sides["named"].groupby(["model", "suite"], sort=False):
+        parts = [
+            *cells(sides["named"], ["model", "suite"]),
+            *cells(sides["named"], ["model", "setting"]),
+        ]
+        for labels, named in parts:
+            model, name = labels.values()
             here = {rule: side[side["model"].eq(model)].loc[named.index]["score"]
                     for rule, side in sides.items()}  # fmt: skip
             best = max(BLIND, key=lambda rule: here[rule].mean())
@@ -64,7 +70,8 @@ def can_tell(records: pd.DataFrame) -> pd.DataFrame:
             )
             whole = full[full["model"].eq(model)].loc[named.index]["score"].mean()
             rows.append({
-                "model": model, "suite": name, "keep": int(keep), "n": len(named),
+                "model": model, "suite": name.removesuffix("_deciding"),
+                "keep": int(keep), "n": len(named),
                 "full": 100 * whole, "named": 100 * here["named"].mean(), "blind": best,
                 "its": 100 * here[best].mean(), "difference": found, "low": low, "high": high,
                 "tells": low >= CLEAR,
