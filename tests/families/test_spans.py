@@ -106,3 +106,21 @@ def test_numbered_pictures_are_no_words(kind):
     turn = f"Picture 1: {shown}Picture 2: {shown}Which is red, Picture 1: or 2?"
     text = f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
     assert fault("qwen2_vl", kind, text, "Which is red, Picture 1: or 2?") is None
+
+
+FRAMES = {  # what the processor writes of a video of two frames
+    "qwen3_vl": "<0.3 seconds>{image}<12.0 seconds>{image}",
+    "internvl": "Frame1: {image}\nFrame2: {image}\n",
+    "smolvlm": "You are provided the following series of two frames from a 0:00:02 [H:MM:SS] video."
+    "\n\nFrame from 00:00:{image}\nFrame from 00:01:{image}\n\n",
+}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "real"])
+@pytest.mark.parametrize("model_type", FRAMES)
+def test_times_and_numbers_of_frames_are_no_words(model_type, kind):
+    film = FRAMES[model_type].format(image=placeholder(model_type))
+    asked = "Is it Frame1: or <3.0 seconds>?"
+    for before, after in (("", asked), (asked, "")):
+        text = rendered(model_type, kind, [["user", [before + "FILM" + after]]])
+        assert fault(model_type, kind, text.replace("FILM", film), asked) is None

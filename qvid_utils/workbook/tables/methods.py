@@ -12,12 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from ...algebra.cuts import At, Staged
-from ...families import FAMILIES, Family
-from ...families.deepstack import deepstack_depth
+from ...algebra.cuts import Staged
+from ...families import FAMILIES
 from ...methods import METHODS, Method
 from ...methods.evidence import needing
 from ...paths import figures_dir
+from . import families
+from .families import mixes, refusal
 from .schema import save_table
 
 __all__ = ["ABSENT", "catalogue", "departures", "refusal", "store"]
@@ -38,26 +39,6 @@ ABSENT = (
         "model: no training-free form exists, not implemented.",
     ),
 )
-
-
-def refusal(method: Method, family: Family) -> str:
-    """Why a family cannot carry the method, "" where it can: what `pruned` would say."""
-    words = method.sees
-    if words & needing("clip") and family.no_clip:
-        return "no text tower"
-    if words & needing("class token") and not family.has_cls:
-        return "no class token"
-    if "patches" in method.select_sees and method.merges and not family.patchwise:
-        return "joins patches before the projector"
-    if method.encode is not None and family.whole_grid:
-        return "needs its whole grid"
-    if "grid" in words and family.line_breaks:
-        return "line breaks among its patches"
-    if method.positions == "contiguous" and not family.one_axis:
-        return "positions along several axes"
-    if _merges(method) and _first(method) < deepstack_depth(family.tiny()):
-        return "features of single tokens are added later"
-    return ""
 
 
 def catalogue() -> pd.DataFrame:
@@ -88,10 +69,12 @@ def departures() -> pd.DataFrame:
 
 
 def store(profile: str) -> pd.DataFrame:
-    """Write figures/<profile>/methods.csv, .tex and .md, the last with the departures below.
+    """Write figures/<profile>/methods.csv, .tex and .md, the last with the departures below; and
+    the table of the families, families.csv, .tex and .md.
 
     Gives the short table back. `methods_departures.csv`, .tex and .md hold the rest alone.
     """
+    families.store(profile)
     short, more = catalogue(), departures()
     caption = f"{len(METHODS)} methods: what each scores, where it cuts, what it needs"
     save_table(short, "methods", profile, caption)
@@ -112,19 +95,13 @@ def _row(method: Method) -> dict[str, Any]:
         "where": method.where,
         "score": _sentence(method.rule),
         "needs": _needs(method),
-        "merges": "yes" if _merges(method) else "no",
+        "merges": "yes" if mixes(method) else "no",
         "positions": method.positions.replace("_", " "),
         "count": _count(method),
         "families": "all" if len(carried) == len(FAMILIES) else names,
         "link": method.link,
         "key": method.key,
     }
-
-
-def _first(method: Method) -> int:
-    """The layer of a method's first cut, of as many as its source has."""
-    schedule = method.schedule
-    return schedule.depth if isinstance(schedule, At) else schedule.depths[0]
 
 
 def _needs(method: Method) -> str:
@@ -141,10 +118,6 @@ def _needs(method: Method) -> str:
         *(["text tower"] if words & needing("clip") else []),
     ]
     return ", ".join(found) or "nothing"
-
-
-def _merges(method: Method) -> bool:
-    return method.encode is not None or (method.merges and getattr(method.select, "mixes", True))
 
 
 def _count(method: Method) -> str:
