@@ -250,7 +250,7 @@ def test_numbers_have_a_label(name):
 def test_nothing_is_cut_off(name):
     """Every text lies within the page, with a pixel to spare for rounding."""
     fig = every_figure()[name]
-    fig.savefig("/dev/null", format="png")
+    fig.savefig("/dev/null", format="png", dpi="figure")
     page = fig.bbox
     for text in fig.findobj(lambda artist: hasattr(artist, "get_text")):
         if text.get_text().strip() and text.get_visible():
