@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ...methods import CENTRAL
 from ..benchmarks.base import FULL, PAPER_BENCHMARKS
 from .base import (
     BLUE,
@@ -47,7 +48,7 @@ def _at_least(frame: pd.DataFrame, value: str = "all") -> str:
     own = frame[frame["method"] != FULL]
     least = own["keep"].min()
     own = own[own["keep"] == least].groupby("method")[value].max().sort_values(ascending=False)
-    names = [name for name in ("qvid", "svd_prune", "random") if name in own][:3]
+    names = [name for name in (*CENTRAL, "random") if name in own][:3]
     if len(names) < 2:
         names = list(dict.fromkeys([own.index[0], own.index[-1]]))
     best = [own.index[0]] if own.index[0] not in names else []
@@ -216,8 +217,8 @@ def over_tokens(panels: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> F
         ["method", "keep"], key=lambda s: s.map(list(methods).index) if s.name == "method" else s,
         kind="stable")  # fmt: skip
     shown = shown.sort_values("panel", key=lambda s: s.map(list(panels).index), kind="stable")
-    bright = {"svd_prune": (VERMILION, "o", "-"), "qvid": (BLUE, "D", "-"),
-              "random": (INK, "X", ":")}  # fmt: skip
+    bright = zip(CENTRAL, ((BLUE, "D", "-"), (VERMILION, "o", "-")), strict=True)
+    bright = dict(bright) | {"random": (INK, "X", ":")}
     looks = {m: bright.get(m, (PALE, look(m)[1], look(m)[2])) for m in methods}
     fig = lines(shown, "keep", "all", error="all_stderr", panel="panel", looks=looks,
                 size=(WIDTH + 1.2, 4.3), labels=(KEPT, OF_FULL))  # fmt: skip
