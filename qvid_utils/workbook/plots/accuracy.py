@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ...methods import CENTRAL
 from ..benchmarks.base import FULL, PAPER_BENCHMARKS
 from .base import (
     BLUE,
@@ -44,7 +45,7 @@ def at_least(frame: pd.DataFrame, value: str = "all") -> str:
     own = frame[frame["method"] != FULL]
     least = own["keep"].min()
     own = own[own["keep"] == least].groupby("method")[value].max().sort_values(ascending=False)
-    names = [name for name in ("qvid", "svd_prune", "random") if name in own][:3]
+    names = [name for name in (*CENTRAL, "random") if name in own][:3]
     if len(names) < 2:
         names = list(dict.fromkeys([own.index[0], own.index[-1]]))
     best = [own.index[0]] if own.index[0] not in names else []

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...methods import CENTRAL
 from .accuracy import BUDGETS, KEPT, OF_FULL, at_least
 from .base import (
     BLUE,
@@ -38,8 +39,8 @@ def over_tokens(panels: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> F
         ["method", "keep"], key=lambda s: s.map(list(methods).index) if s.name == "method" else s,
         kind="stable")  # fmt: skip
     shown = shown.sort_values("panel", key=lambda s: s.map(list(panels).index), kind="stable")
-    bright = {"svd_prune": (VERMILION, "o", "-"), "qvid": (BLUE, "D", "-"),
-              "random": (INK, "X", ":")}  # fmt: skip
+    bright = zip(CENTRAL, ((BLUE, "D", "-"), (VERMILION, "o", "-")), strict=True)
+    bright = dict(bright) | {"random": (INK, "X", ":")}
     looks = {m: bright.get(m, (PALE, look(m)[1], look(m)[2])) for m in methods}
     fig = lines(shown, "keep", "all", error="all_stderr", panel="panel", looks=looks,
                 size=(WIDTH + 1.2, 4.3), labels=(KEPT, OF_FULL))  # fmt: skip
