@@ -66,7 +66,7 @@ def readings(
     rope: bool = False,
     batch_size: int = 25,
 ) -> list[Reading]:
-    """The interaction matrix of `limit` samples of each suite at the door of `layer`.
+    """The interaction matrix of `limit` samples of each suite at the input of `layer`.
 
     layer: default where QViD cuts. One prefill per sample; nothing is pruned.
     """
