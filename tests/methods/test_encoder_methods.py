@@ -361,17 +361,17 @@ def test_visionzip_by_hand():
     keys = tensor([1, 0], [1, 0.1], [0, 0], [0, 1], [0.1, 1], [1, 0.2])
     keys = torch.stack([2 * keys, torch.zeros_like(keys)])
     cls = torch.full((6, 1), 100.0)
-    kept = VisionZip(share=0.5)(scores, 4, keys, rows, cls, one(6))
+    kept = VisionZip(part=0.5)(scores, 4, keys, rows, cls, one(6))
     # dominant: token 2. Left 0, 1, 3, 4, 5 in steps of 5 // 2: targets 0 and 3
     # 1 and 5 join 0, 4 joins 3: 1 + (2 + 32)/2 = 18 and 8 + 16 = 24
     assert kept.patches[:, 0].tolist() == [100, 4, 18, 24] and kept.merged is None
     assert kept.index.tolist() == [0, 1, 2, 3]  # slots of 2, 0 and 3, and the first that is free
     assert kept.stands.tolist() == [-1, 2, 0, 3]
-    kept = VisionZipInPlace(share=0.5)(scores, 4, keys, rows, one(6))
+    kept = VisionZipInPlace(part=0.5)(scores, 4, keys, rows, one(6))
     # dominant 2 and 5; left 0, 1, 3, 4: targets 0 and 3; 1 joins 0, 4 joins 3
     assert kept.index.tolist() == [0, 2, 3, 5]
     assert kept.merged[:, 0].tolist() == [1 + 2, 4, 8 + 16, 32]
-    assert VisionZip(share=0.0)(scores, 2, keys, rows, cls, one(6)).patches[:, 0].tolist() == [
+    assert VisionZip(part=0.0)(scores, 2, keys, rows, cls, one(6)).patches[:, 0].tolist() == [
         100,
         4,
     ]
@@ -546,8 +546,8 @@ def test_kept_has_contents_in_one_space():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Thinned(important=1.5), lambda: Thinned(step=0), lambda: VisionZip(share=1.0),
-        lambda: VisionZipInPlace(share=-0.1), lambda: Chunks(chunks=0),
+        lambda: Thinned(important=1.5), lambda: Thinned(step=0), lambda: VisionZip(part=1.0),
+        lambda: VisionZipInPlace(part=-0.1), lambda: Chunks(chunks=0),
         lambda: PruMerge(neighbours=-1), lambda: PruMergeInPlace(neighbours=-1),
     ],
 )  # fmt: skip
@@ -562,7 +562,7 @@ def test_fields_of_a_selection_are_options_of_the_method():
     assert METHODS["prumerge"].select == PruMerge() and made.name == "prumerge"
     assert method("svd_prune", tau=0.8).params["tau"] == 0.8
     assert method("visionzip", select=PruMerge(), plus=True).select == PruMerge(plus=True)
-    with pytest.raises(ValueError, match="has no window; .*of its selection: adaptive, neighbours"):
+    with pytest.raises(ValueError, match="no window=3; .*of its selection: adaptive, neighbours"):
         method("prumerge", window=3)
 
 

@@ -30,10 +30,12 @@ __all__ = ["NEW_TOKENS", "Asker", "prompts_of"]
 NEW_TOKENS = 2
 
 
-def prompts_of(model: nn.Module, processor: Any, rows: pd.DataFrame) -> Any:
+def prompts_of(model: nn.Module, processor: Any, rows: pd.DataFrame | Sequence[Any]) -> Any:
     """`prompts`; ValueError where a picture or video has left no visual token in its prompt."""
+    if isinstance(rows, pd.DataFrame):
+        rows = list(rows.itertuples())
     inputs = prompts(processor, rows, model.device)
-    for row, count in zip(rows.itertuples(), visual_counts(model, inputs), strict=True):
+    for row, count in zip(rows, visual_counts(model, inputs), strict=True):
         if not count and row.image != []:
             raise ValueError(
                 f"sample {row.id!r}: its {'video' if is_video(row.image) else 'picture'} has no "
@@ -48,7 +50,9 @@ class Asker:
 
     def __init__(self, model: nn.Module, processor: Any, suites: Sequence[Suite]):
         self.model, self.processor = model, processor
-        self.samples = {s.name: s.samples.set_index("id", drop=False) for s in suites}
+        by_name = {one.name: one for one in suites}
+        self.rows = {name: _rows_of(one) for name, one in by_name.items()}
+        self.shown: dict[int, str] = {}  # hashes of pictures that were shown before
         self.batches: dict[tuple[str, ...], Batch] = {}
         self.coming: list[tuple[Task, list[str]]] = []
         self.sizes: dict[tuple[str, int], dict[str, float]] = {}
@@ -66,11 +70,12 @@ class Asker:
     def ask(self, task: Task, ids: list[str]) -> list[dict]:
         """One record per sample: what was asked, said, right, kept, and how long it took (its
         share of the batch)."""
-        rows = self.samples[task.suite.name].loc[ids]
+        rows = [self.rows[task.suite.name][name] for name in ids]
         if tuple(ids) not in self.batches:
             together = [other.cell for other, them in self.coming if them == ids]
             inputs = prompts_of(self.model, self.processor, rows)
-            self.batches[tuple(ids)] = Batch(self.model, inputs, rows, together, task.suite)
+            hashes = _prompt_hashes(inputs, rows, self.shown)
+            self.batches[tuple(ids)] = Batch(self.model, inputs, hashes, together, task.suite)
         batch = self.batches[tuple(ids)]
         asked = self._cuts(task, ids, batch.grid.counts)
         try:
@@ -94,7 +99,7 @@ class Asker:
                 "mean_tokens": float(answer.mean_tokens[i]), "layer": layer, "kept": kept[i],
                 "seconds": round(seconds / len(ids), 6), "at": at,
             }
-            for i, row in enumerate(rows.itertuples())
+            for i, row in enumerate(rows)
         ]  # fmt: skip
         for record in records:
             if np.isnan(record["score"]):  # a caption has none of its own, and JSON has no NaN
@@ -124,7 +129,8 @@ class Asker:
         if place not in self.sizes:
             self.sizes[place] = {}
             for ids in task.batches:
-                made = prompts(self.processor, self.samples[place[0]].loc[ids], self.model.device)
+                rows = [self.rows[place[0]][name] for name in ids]
+                made = prompts(self.processor, rows, self.model.device)
                 with observed(self.model, "interaction", layer=cut.layer) as found:
                     self.model(**made)
                 counts = [modes(one["interaction"]) for one in found]
@@ -139,9 +145,9 @@ class Batch:
     """One batch of prompts and the cells that are asked about it."""
 
     def __init__(
-        self, model: nn.Module, inputs: Any, rows: pd.DataFrame, cells: Sequence[Cell], one: Suite
+        self, model: nn.Module, inputs: Any, hashes: list[str], cells: Sequence[Cell], one: Suite
     ):
-        self.hashes = prompt_hashes(inputs, rows)
+        self.hashes = hashes
         self.grid = Grid(model, inputs, max_new_tokens=one.new_tokens or NEW_TOKENS)
         asked = [(cell, cell.asked(self.grid.counts)) for cell in cells]
         shared = [(cell, cuts) for cell, cuts in asked if self.grid.shares(cuts)]
@@ -170,8 +176,15 @@ class Batch:
         return self.grid.alone(asked), perf_counter() - began
 
 
-def prompt_hashes(inputs: Any, batch: pd.DataFrame) -> list[str]:
+def _prompt_hashes(inputs: Any, rows: Sequence[Any], shown: dict[int, str]) -> list[str]:
     """A hash of each prompt: its tokens without padding, and its picture by what it holds."""
-    real = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
-    tokens = [ids[mask].tolist() for ids, mask in real]
-    return [digest(both)[:16] for both in zip(tokens, map(shown_hash, batch["image"]), strict=True)]
+    real = zip(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu().bool(), strict=True)
+    tokens = [ids[mask].numpy() for ids, mask in real]
+    return [
+        digest([ids, shown_hash(row.image, shown)])[:16]
+        for ids, row in zip(tokens, rows, strict=True)
+    ]
+
+
+def _rows_of(one: Suite) -> dict[str, Any]:
+    return {row.id: row for row in one.samples.itertuples()}

@@ -13,7 +13,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from ...methods.evidence import Evidence, needing
 from ...prune import CutRecord, block_of, pruned
 from ...prune.plan import Given, Looking, Stage, kept_of, scores_of
 
-__all__ = ["Answer", "Grid", "answers", "layers_once", "visual_counts"]
+__all__ = ["Answer", "Grid", "answers", "layers_once", "up_to", "visual_counts"]
 
 ROWS = 64  # of one batch at most, unless the caller's own has more
 CONTROLS = ("score_question", "control", "control_seed")  # options of cells that run alone
@@ -191,6 +191,17 @@ class Grid:
         for group in groups.values():
             yield from self._continued(group)
 
+    @torch.inference_mode()
+    def given(self, layer: int, kept: Sequence[Sequence[Tensor]]) -> Iterator[tuple[int, Answer]]:
+        """Answers where what is kept was chosen before: kept[c][b] (K,) ascending are the visual
+        tokens that enter `layer` of prompt b in choice c, equally many in all."""
+        chosen = method("random")
+        cells = [
+            _Cell(n, chosen, layer, [len(one) for one in sets], [(one, Kept(one)) for one in sets])
+            for n, sets in enumerate(kept)
+        ]
+        yield from self._continued(cells)
+
     # ----------------------------------------------------------------- once, on the whole prompts
 
     def _scored(self, cells: Sequence[_Cell], to_the_end: bool) -> Tensor | None:
@@ -326,9 +337,16 @@ class _Enough(Exception):
 
 
 @contextmanager
+def up_to(model: nn.Module, layer: int) -> Iterator[None]:
+    """A block that ends where a decoder layer would run: what is observed there has been seen."""
+    with suppress(_Enough), _stopping(family_of(model).part(model, "layers")[layer]):
+        yield
+
+
+@contextmanager
 def _stopping(layer: nn.Module) -> Iterator[None]:
-    """A pass ends where this layer would run; its door is still passed."""
-    before = layer.forward
+    """A pass ends where this layer would run; its input is still passed."""
+    before = vars(layer).get("forward")
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Enough
@@ -337,7 +355,9 @@ def _stopping(layer: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        layer.forward = before
+        del layer.forward
+        if before is not None:
+            layer.forward = before
 
 
 def _copied(value: Any, count: int) -> Any:

@@ -112,7 +112,10 @@ def _one_suite(mine: list[Task], ask: Ask, shared: Shared, on_error: str, bar: t
     left = {task.log: task.missing(on_error) for task in mine}  # two tasks may have one log
     for batch in mine[0].batches:
         turns = [task for task in mine if not task.left_out]
-        with shared(suite, [(task, _of(batch, left[task.log])) for task in turns]):
+        coming = [(task, _of(batch, left[task.log])) for task in turns]
+        if not any(ids for _, ids in coming):
+            continue
+        with shared(suite, coming):
             for task in turns:
                 ids = _of(batch, left[task.log])
                 try:

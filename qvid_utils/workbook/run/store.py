@@ -6,8 +6,9 @@ A store is a folder; a cell is what one key stands for. Each cell has there
     cells/<name>.json             the manifest: everything that its key was made of, to be read
     locks/<name>.lock             locked by whoever works on the cell; says who that is
 
-What holds. `append` returns when its lines are on the disk (fsync; without it, `sync=False`, they
-survive a killed process and not a power cut). A file has one writer, so that nobody writes over
+What holds. When `append` returns, its lines survive their process, however that ends; a power cut
+may take those of the last second (fsync comes at most once a second, and when a cell is given
+back; `sync=False`: never). A file has one writer, so that nobody writes over
 another, and a line that a crash cut short stays the last of its file and counts for nothing. What a
 cell holds is the union of its files. The lock (`flock`) is the operating system's: it goes when its
 process does, however that ends; a process that hangs keeps it. On a network file system with locks
@@ -22,12 +23,16 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 from .disk import OPEN, StoreError, locked, plainly, sync_folder, write_all, write_file
 
 __all__ = ["Log", "Memory", "Store", "StoreError"]
+
+
+EVERY = 1.0  # seconds between two fsyncs of a file
 
 
 class Memory:
@@ -56,7 +61,7 @@ class Memory:
 class Store:
     """A folder of logs, see the head of this file. Close it, or use it in a `with` block.
 
-    sync: fsync after every append.
+    sync: fsync, at most once in `EVERY` seconds.
     """
 
     def __init__(self, folder: str | Path, *, sync: bool = True):
@@ -103,6 +108,7 @@ class Log:
         self._lock: int | None = None  # held while the cell is ours
         self._file: int | None = None  # open from the first append on
         self._end = 0  # where our file ends
+        self._synced = float("-inf")  # when it was last
         self._done: dict[str, bool] = {}
 
     # ------------------------------------------------------------------------- who works on it
@@ -144,6 +150,9 @@ class Log:
 
     def release(self) -> None:
         """Give the cell back, if it is ours."""
+        if self._file in OPEN and self.store.sync:
+            with plainly(self.store.folder):
+                os.fsync(self._file)
         for file in (self._file, self._lock):
             if file in OPEN:  # in a forked process they are not ours
                 OPEN.discard(file)
@@ -210,8 +219,9 @@ class Log:
                 self._open()
             try:
                 write_all(self._file, lines)
-                if self.store.sync:
+                if self.store.sync and monotonic() > self._synced + EVERY:
                     os.fsync(self._file)
+                    self._synced = monotonic()
             except BaseException:
                 os.ftruncate(self._file, self._end)  # half a batch is no batch
                 raise

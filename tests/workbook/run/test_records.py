@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from qvid_utils.workbook.run import disk
 from qvid_utils.workbook.run.queue import Task, answer_all
-from qvid_utils.workbook.run.store import Store, StoreError
+from qvid_utils.workbook.run.store import Log, Store, StoreError
 
 SUITES = [SimpleNamespace(name="long"), SimpleNamespace(name="short")]
 SIZES = {"long": (15, 3), "short": (4, 2)}  # batches, samples in each
@@ -141,6 +141,19 @@ def test_killed_at_fifty_moments_nothing_is_lost_and_nothing_is_double(tmp_path,
         assert max(Counter(reported).values()) == 1, "a sample was asked twice"
         rounds += 1
     assert len(seen) > 15, "the kills came at different moments of the run"
+
+
+def test_what_is_left_is_not_counted_anew_for_every_batch(tmp_path, monkeypatch):
+    """The loop's own time for an answer must not grow with the suite."""
+    looks, done = [], Log.done
+    monkeypatch.setattr(Log, "done", lambda self: looks.append(1) or done(self))
+    counts = []
+    for size in (5, 40):
+        monkeypatch.setitem(SIZES, "long", (size, 1))
+        looks.clear()
+        run(tmp_path / str(size), sharers=1)
+        counts.append(len(looks))
+    assert counts[0] == counts[1]
 
 
 def test_two_processes_share_the_work(tmp_path, whole):
