@@ -25,7 +25,7 @@ def up_to(model: nn.Module, layer: int) -> Iterator[None]:
 
 @contextmanager
 def stopping(layer: nn.Module) -> Iterator[None]:
-    """A pass ends where this layer would run; its door is still passed."""
+    """A pass ends where this layer would run; its input is still passed."""
     before = vars(layer).get("forward")
 
     def stop(*args: Any, **kwargs: Any) -> None:
