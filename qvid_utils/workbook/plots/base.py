@@ -117,7 +117,8 @@ def save(fig: Figure, name: str, data: pd.DataFrame, profile: str = "tiny") -> N
 
     The same figure gives the same bytes: no dates, no names of software. Numbers have four digits.
     The PNG and the page carry the alternative text of `described`. In a notebook the picture is
-    displayed, with 256 colours at most. Raises ValueError for a name that is no file name or a frame without rows.
+    displayed, with 256 colours at most. Raises ValueError for a name that is no file name or a
+    frame without rows.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"name={name!r}; use letters, digits, '-', '_' and '.' only")
