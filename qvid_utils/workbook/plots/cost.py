@@ -90,8 +90,8 @@ def _scoring(bars: Axes, ms: pd.DataFrame) -> None:
 def growth(scoring: pd.DataFrame, prefill: pd.DataFrame) -> Figure:
     """Left: time of one score over N_v. Right: operations of a prefill over N_v. Both log-log.
 
-    scoring: n_query, n_visual, route ("leverage", "ridge", "qr"), ms; prefill: n_visual, what, tflops. The
-    dotted line starts with the lowest one and rises in proportion to N_v.
+    scoring: n_query, n_visual, route ("leverage", "ridge", "qr"), ms; prefill: n_visual, what,
+    tflops. The dotted line starts with the lowest one and rises in proportion to N_v.
     """
     need(scoring, ("n_query", "n_visual", "route", "ms"))
     need(prefill, ("n_visual", "what", "tflops"))
