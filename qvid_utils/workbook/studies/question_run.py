@@ -28,7 +28,8 @@ from ..benchmarks import suite
 from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts
 from ..benchmarks.scoring import right
-from ..run.grid import Grid, layers_once, up_to
+from ..run.grid import Grid
+from ..run.shared_layers import layers_once, up_to
 from .question import KEEP, LEFT_OUT, MODELS, PRIMARY, STAGES, WORDS, Cell, Seen, cells, kept
 from .question_tables import chosen
 
@@ -156,7 +157,7 @@ def run(
 
 def gathered(folder: Path = WORK) -> pd.DataFrame:
     """What is stored in a folder of work: a row an answer, with model, stage, setting, part, suite,
-    kind and picture."""
+    kind and picture; what two processes asked at once counts once."""
     frames = []
     for path in sorted(folder.glob("*-*.csv")):
         name, stage = path.stem.split("-")
@@ -167,7 +168,8 @@ def gathered(folder: Path = WORK) -> pd.DataFrame:
         found = found.join(about[["suite", "kind", "picture"]], on="sample")
         named = {"model": model, "stage": stage, "setting": place.setting, "part": place.part}
         frames.append(found.assign(**named))
-    return pd.concat(frames, ignore_index=True)
+    every = pd.concat(frames, ignore_index=True)
+    return every.drop_duplicates(["model", "stage", "sample", "rule", "source", "keep"])
 
 
 def store(folder: Path = WORK, path: Path = STORED) -> Path:
