@@ -28,7 +28,7 @@ def own_and_swap(
     order = list(rules)[::-1]
     panels = fig.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for ax, model in zip(panels, models, strict=True):
-        rows = table[table["model"] == model]
+        rows = table[table["model"] == model].drop(columns=["low", "high"])
         rows = rows.assign(rule=rows["scored by"].str.removesuffix(", own"))
         place = rows["rule"].map(order.index)
         ax.hlines(place, rows["b"], rows["a"], colors=GREY, lw=1.1)
