@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attached import Attached
+from .base import unwrapped
 
 
 def has_pixels(kwargs: Mapping[str, Any]) -> bool:
@@ -126,7 +127,7 @@ def pictures_once(model: nn.Module) -> Iterator[None]:
 
     The same means: the same object, not written to since. The memory of a tensor ends with it.
     """
-    base = model.base_model
+    base = unwrapped(model).base_model
     if {"get_image_features", "get_video_features"} & set(vars(base)):
         raise RuntimeError(
             "pictures_once is already on for this model, or a pruned block is open: blocks do not "
@@ -163,7 +164,7 @@ def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
 @contextmanager
 def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
     """Inside the block the model's picture and video encoders are wrapped."""
-    base = model.base_model
+    base = unwrapped(model).base_model
     names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
     with Attached() as hung:
         for name in names:

@@ -26,6 +26,7 @@ from transformers.masking_utils import create_causal_mask
 from ..algebra.selection import Kept
 from ..families import family_of
 from ..families.attached import Attached, Hook
+from ..families.base import unwrapped
 from ..families.calls import check_continuation, check_outputs, has_pixels, real_tokens
 from .caches import Ledgers
 from .call import Call, Planner
@@ -49,7 +50,8 @@ class Engine:
     def __init__(
         self, model: nn.Module, stages: Sequence[Stage], processor: Any = None, clip: Any = None
     ):
-        self.model, self.family, self.base = model, family_of(model), model.base_model
+        self.model = model = unwrapped(model)
+        self.family, self.base = family_of(model), model.base_model
         check_parts(model, self.family, stages)
         self.text = self.family.part(model, "language")
         self.layers = self.family.part(model, "layers")

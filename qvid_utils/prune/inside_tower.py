@@ -69,6 +69,12 @@ class TowerSite:
                 f"{self.encode}: this model joins several layers of its tower, which would hold "
                 "different tokens"
             )
+        embeddings = _inner(tower).embeddings.parameters()
+        if not isinstance(self.encode, ToMe) and any(p.is_meta for p in embeddings):
+            raise Unavailable(
+                f"{self.encode}: the tower's table of positions is offloaded, and the library "
+                "reads it outside its layer; keep the vision tower on the device"
+            )
         kernel = tower.config._attn_implementation
         if isinstance(self.encode, ToMe) and kernel not in ("sdpa", "eager"):
             raise Unavailable(

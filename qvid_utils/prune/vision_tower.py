@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..families import Family
 from ..families.attached import Attached
 from ..families.calls import wrapped_encoders
-from ..families.projections import wide
+from ..families.projections import product, wide
 
 __all__ = ["Encoded", "Encodings", "tower_seen"]
 
@@ -117,15 +116,11 @@ class Encoded:
 
     def _flat(self, attention: nn.Module, which: str, rows: Tensor) -> Tensor:
         """q or k of rows (..., D), all heads in a row; the bias is added in float32."""
-        module, part = getattr(attention, f"{which}_proj", None), slice(None)
-        if module is None:  # one matrix for queries, keys and values
-            module = attention.qkv
-            width = module.out_features // 3
-            part = slice(width * (which == "k"), width * (1 + (which == "k")))
-        if type(module) is not nn.Linear:
-            return wide(module(rows))[..., part]
-        out = wide(linear(rows, module.weight[part]))
-        return out if module.bias is None else out + wide(module.bias[part])
+        module = getattr(attention, f"{which}_proj", None)
+        if module is not None:
+            return product(module, rows)
+        # one matrix for queries, keys and values
+        return product(attention.qkv, rows).chunk(3, -1)["qk".index(which)]
 
     def _heads(self, rows: Tensor, which: str = "q") -> Tensor:
         """(..., n, D) → (..., H, n, d), not rotated."""
