@@ -133,14 +133,14 @@ def pictures_once(model: nn.Module) -> Iterator[None]:
             "pictures_once is already on for this model, or a pruned block is open: blocks do not "
             "nest, and pictures_once comes first"
         )
-    with wrapped_encoders(model, lambda name, encode: _remembering(encode, base.config)):
+    with Attached() as hung:
+        wrap_encoders(hung, model, lambda name, encode: _remembering(encode, base.config))
         yield
 
 
-@contextmanager
-def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """What the vision encoders are told inside the block, and `encoded`, the count of visual tokens
-    that each kind last gave: generate calls them itself and hands on nothing but their output."""
+def watch_sizes(hung: Attached, model: nn.Module) -> dict[str, Any]:
+    """What the vision encoders are told from now on, and `encoded`, the count of visual tokens that
+    each kind last gave: generate calls them itself and hands on nothing but their output."""
     seen: dict[str, Any] = {"encoded": {}}
 
     def watching(name: str, encode: Callable) -> Callable:
@@ -157,19 +157,18 @@ def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
 
         return watched
 
-    with wrapped_encoders(model, watching):
-        yield seen
+    wrap_encoders(hung, model, watching)
+    return seen
 
 
-@contextmanager
-def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
-    """Inside the block the model's picture and video encoders are wrapped."""
+def wrap_encoders(
+    hung: Attached, model: nn.Module, wrap: Callable[[str, Callable], Callable]
+) -> None:
+    """Wrap the model's picture and video encoders, for as long as `hung` is."""
     base = unwrapped(model).base_model
-    names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
-    with Attached() as hung:
-        for name in names:
+    for name in ("get_image_features", "get_video_features"):
+        if hasattr(base, name):
             hung.instead(base, name, wrap(name, getattr(base, name)))
-        yield
 
 
 def _remembering(encode: Callable, config: Any) -> Callable:

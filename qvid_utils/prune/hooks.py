@@ -15,7 +15,7 @@ raises.
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -67,31 +67,35 @@ class Engine:
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
-        with ExitStack() as stack:
-            hung = stack.enter_context(Attached())
-            stack.callback(self.forget)
-            stack.enter_context(self.turnstile.open(self.base))
-            if self.model is not self.base:
-                hung.hook(self.model, Hook(self.refuse))
-            hung.hook(self.base, Hook(self.begin))
-            hung.hook(self.base, Hook(self.end), after=True)
-            hung.hook(self.text, Hook(self.score_first))
-            for i, layer in enumerate(self.layers):
-                hung.hook(layer, Hook(self.enter, i))
-            stack.enter_context(self.pictures.watched())
-            self.generation.hang(stack.enter_context(Attached()))
-            yield self.trace
-            self.generation.leave()
-            if not self.asked:
-                warnings.warn(
-                    "no call with pictures has reached the model inside this block, so nothing was "
-                    "pruned: ask the very model that the block was given",
-                    stacklevel=5,
-                )
+        with self.turnstile.open(self.base), Attached() as hung:
+            try:
+                self.hang(hung)
+                yield self.trace
+                self.generation.leave()
+            finally:
+                self.forget()
+        if not self.asked:
+            warnings.warn(
+                "no call with pictures has reached the model inside this block, so nothing was "
+                "pruned: ask the very model that the block was given",
+                stacklevel=5,
+            )
+
+    def hang(self, hung: Attached) -> None:
+        if self.model is not self.base:
+            hung.hook(self.model, Hook(self.refuse))
+        hung.hook(self.base, Hook(self.begin))
+        hung.hook(self.base, Hook(self.end), after=True)
+        hung.hook(self.text, Hook(self.score_first))
+        for i, layer in enumerate(self.layers):
+            hung.hook(layer, Hook(self.enter, i))
+        self.pictures.hang(hung)
+        self.generation.hang(hung)
 
     def forget(self) -> None:
         self.generation.left, self.now = True, None
         self.ledgers = Ledgers(len(self.layers))
+        self.pictures.forget()
 
     # ---------------------------------------------------------------------------- a call begins
 
@@ -141,8 +145,10 @@ class Engine:
         self.prompts += 1
 
     def end(self, base: nn.Module, args: tuple, output: Any) -> None:
+        if not self.turnstile.leave():
+            return
         now, self.now = self.now, None
-        if self.turnstile.leave() and now is not None and output is not None:
+        if now is not None and output is not None:
             self.check_made(now)
             if now.scene is not None:
                 self.ledgers.remember(getattr(output, "past_key_values", None), now.ledger)

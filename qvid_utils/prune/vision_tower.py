@@ -24,10 +24,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..families import Family
 from ..families.attached import Attached
-from ..families.calls import wrapped_encoders
+from ..families.calls import wrap_encoders
 from ..families.projections import product, wide
 
-__all__ = ["Encoded", "Encodings", "tower_seen"]
+__all__ = ["Encoded", "Encodings", "watch_towers"]
 
 QUERIES_AT_ONCE = 512  # rows of attention held at a time for the mean that is received
 
@@ -192,9 +192,8 @@ class Encodings:
         return out
 
 
-@contextmanager
-def tower_seen(model: nn.Module, family: Family) -> Iterator[Encodings]:
-    """Watch the vision towers inside the block; no hook stays."""
+def watch_towers(hung: Attached, model: nn.Module, family: Family) -> Encodings:
+    """What the vision towers hold from now on, for as long as `hung` does."""
     base, seen = model.base_model, Encodings()
 
     def watching(name: str, encode: Callable) -> Callable:
@@ -220,8 +219,8 @@ def tower_seen(model: nn.Module, family: Family) -> Iterator[Encodings]:
 
         return watched
 
-    with wrapped_encoders(model, watching):
-        yield seen
+    wrap_encoders(hung, model, watching)
+    return seen
 
 
 def _blank(base: nn.Module, family: Family, kind: str, given: dict[str, Any]) -> Encoded:

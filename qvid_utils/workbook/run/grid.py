@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ...algebra.selection import Kept
 from ...families import family_of
-from ...families.calls import pictures_once, wrapped_encoders
+from ...families.attached import Attached
+from ...families.calls import pictures_once, wrap_encoders
 from ...methods import Method, method
 from ...methods.evidence import Evidence, needing
 from ...prune import CutRecord, block_of, pruned
@@ -276,7 +277,8 @@ class Grid:
 
             return encoded
 
-        with wrapped_encoders(self.model, copying):
+        with Attached() as hung:
+            wrap_encoders(hung, self.model, copying)
             yield inputs
 
     def _generate(self, inputs: Mapping[str, Any] | None = None) -> Tensor:
@@ -326,16 +328,13 @@ class _Enough(Exception):
 @contextmanager
 def _stopping(layer: nn.Module) -> Iterator[None]:
     """A pass ends where this layer would run; its door is still passed."""
-    before = layer.forward
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Enough
 
-    layer.forward = stop
-    try:
+    with Attached() as hung:
+        hung.instead(layer, "forward", stop)
         yield
-    finally:
-        layer.forward = before
 
 
 def _copied(value: Any, count: int) -> Any:
@@ -363,14 +362,10 @@ def layers_once(model: nn.Module) -> Iterator[None]:
     """
     if _is_on(model):
         raise RuntimeError("layers_once is already on for this model: blocks do not nest")
-    layers = family_of(model).part(model, "layers")
-    try:
-        for number, layer in enumerate(layers):
-            layer.forward = _remembering(layer.forward, number)
+    with Attached() as hung:
+        for number, layer in enumerate(family_of(model).part(model, "layers")):
+            hung.instead(layer, "forward", _remembering(layer.forward, number))
         yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
 
 
 def _remembering(forward: Callable, number: int) -> Callable:
