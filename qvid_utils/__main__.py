@@ -2,6 +2,9 @@
 
 import sys
 
-from .workbook.cli import main
+try:
+    from .workbook.cli import main
 
-sys.exit(main())
+    sys.exit(main())
+except KeyboardInterrupt:  # before a command has begun
+    sys.exit(130)

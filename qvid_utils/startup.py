@@ -16,7 +16,7 @@ THREADS = 1
 STYLE: Mapping[str, Any] = MappingProxyType(
     {
         "figure.dpi": 110,
-        "savefig.dpi": 110,
+        "savefig.dpi": 200,
         "figure.constrained_layout.use": True,
         "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
         "font.size": 9,

@@ -55,6 +55,23 @@ def pytest_configure(config):
     pairwise.WHOLE = config.option.markexpr != "not full"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark `full` all but one of the cells that a test has for a family beyond the papers'."""
+    from qvid_utils.families import FAMILIES
+
+    cells: dict[tuple, list] = {}
+    for item in items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        family = given.get("family", given.get("model_type"))
+        usual = family in pairwise.PAPERS or item.get_closest_marker("full") is not None
+        if family in FAMILIES and not usual:
+            cells.setdefault((item.path.name, item.originalname, family), []).append(item)
+    for key, some in cells.items():
+        for item in set(some) - {pairwise.one_of(some, *key)}:
+            item.add_marker(pytest.mark.full)
+
+
 def pytest_runtest_setup(item):
     global _network_allowed
     _network_allowed = item.get_closest_marker("full") is not None

@@ -1,6 +1,7 @@
 """The oracle of methods that merge: the language model on embeddings put together by hand."""
 
 import torch
+from twins import language
 
 from qvid_utils.families import family_of
 
@@ -21,7 +22,7 @@ def shorter(model, inputs, visual):
         if places:
             assert places == list(range(places[0], places[-1] + 1)), "text between the pictures"
             text = torch.cat([text[: places[0]], features, text[places[-1] + 1 :]])
-        out = model.base_model.language_model(inputs_embeds=text[None]).last_hidden_state
+        out = language(model)(inputs_embeds=text[None]).last_hidden_state
         found.append(model.lm_head(out)[0])
     return found
 

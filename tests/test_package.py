@@ -4,6 +4,7 @@ The dependencies are those of the environment that runs the test; nothing is dow
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -49,8 +50,14 @@ def test_the_wheel_prunes_a_model_elsewhere(tmp_path):
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = {"check": True, "capture_output": True, "text": True, "env": alone}
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    source = tmp_path / "source"  # what a build leaves behind stays out of the checkout
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for folder in ("qvid_utils", "data/paper"):
+        shutil.copytree(ROOT / folder, source / folder)
     subprocess.run(
-        [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], **run
+        [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], **run
     )
     (wheel,) = tmp_path.glob("*.whl")
     place = tmp_path / "elsewhere"

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -19,7 +20,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qvid_utils import load
-from qvid_utils.families import FAMILIES, remember
+from qvid_utils.families import FAMILIES, family_of, remember
 from qvid_utils.models.processors import image_only
 
 # Older transformers repeat pictures one by one for beams, so that the beams of a prompt with two of
@@ -27,15 +28,28 @@ from qvid_utils.models.processors import image_only
 BEAMS_SHARE = "mm_encoder_outputs" in inspect.getsource(inspect.getmodule(GenerationMixin))
 # Methods whose oracles stand in files of their own: test_tower_site, test_text_tower, test_pooling.
 ELSEWHERE = ("tome", "downsampling", "pooling", "trim", "cdpruner")
-WITH_VIDEO = ("video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
-QWEN = ("qwen2_vl", "qwen2_5_vl")
+QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
+IDEFICS = ("idefics3", "smolvlm")
+NEXT = ("llava_next", "llava_next_video")
+QWEN = ("qwen2_vl", "qwen2_5_vl", *QWEN3)
+WITH_VIDEO = ("video_llava", "llava_onevision", "llava_next_video", *QWEN)
+
+HAVE_CLASS = tuple(name for name, family in FAMILIES.items() if family.has_cls)
 
 PLACES = ("<image>", "<video>", "<|vision_start|>", "<|vision_end|>")
 QWEN_PLACES = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+PLACES_OF = {  # placeholders of a picture and a video, marks around a picture; else PLACES
+    **dict.fromkeys(QWEN, QWEN_PLACES),
+    "internvl": ("<IMG_CONTEXT>", "<video>", "<img>", "</img>"),
+    **dict.fromkeys(IDEFICS, ("<image>", "<video>", "<fake_token_around_image>", "<global-img>")),
+}
+MARKED = ("internvl", *QWEN)  # the marks stand around each picture
 WORDS = (
     "<|im_start|> <|im_end|> USER: ASSISTANT: system user assistant You are a helpful "
     "what color is the star ? where are all of these dots and lines . , which letter stands left "
-    "answer question using a single word or phrase you see be brief red blue yes no one two"
+    "answer question using a single word or phrase you see be brief red blue yes no one two "
+    "< > 0 1 2 5 seconds <end_of_utterance> User Assistant : "
+    "<row_1_col_1> <row_1_col_2> <row_2_col_1> <row_2_col_2>"
 ).split()
 
 # The form of each family's own template: what stands where, and in which order.
@@ -68,8 +82,8 @@ TEMPLATES = {
     "llava": _USER,
     "video_llava": _USER,
     "llava_onevision": _ONEVISION,
-    "qwen2_vl": _QWEN,
-    "qwen2_5_vl": _QWEN,
+    **dict.fromkeys(QWEN, _QWEN),
+    **dict.fromkeys(NEXT, _USER),
 }
 TAIL = " answer the question using a single word ."
 
@@ -77,12 +91,15 @@ TAIL = " answer the question using a single word ."
 @functools.cache
 def tokenizer(model_type: str = "llava") -> PreTrainedTokenizerFast:
     """Word-level, with the placeholders as ids 4 and 5 and the family's kind of template."""
-    places = QWEN_PLACES if model_type in QWEN else PLACES
+    places = PLACES_OF.get(model_type, PLACES)
     special = dict(zip(("image_token", "video_token"), places, strict=False))
-    special |= {f"extra_{i}": token for i, token in enumerate([*places[2:], *WORDS[:2]])}
+    named = ("context_image_token", "video_token", "start_image_token", "end_image_token")
+    special |= dict(zip(named, places, strict=True)) if model_type == "internvl" else {}
+    marks = [*places[2:], *(w for w in WORDS if w.startswith("<") and len(w) > 1)]
+    special |= {f"extra_{i}": token for i, token in enumerate(marks)}
     vocabulary = ["<pad>", "<s>", "</s>", "<unk>", *places, *WORDS]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
-    pattern = Regex(r"<\|?[a-z_/]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
+    pattern = Regex(r"<\|?[a-zA-Z0-9_/-]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
     core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
     made = PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -93,7 +110,7 @@ def tokenizer(model_type: str = "llava") -> PreTrainedTokenizerFast:
         extra_special_tokens=special,
         padding_side="left",
     )
-    made.chat_template = TEMPLATES[model_type]
+    made.chat_template = TEMPLATES.get(model_type) or FAMILIES[model_type].template
     return made
 
 
@@ -112,6 +129,11 @@ def processor() -> LlavaProcessor:
     )
 
 
+def language(model):
+    """The language model, wherever the family has it."""
+    return family_of(model).part(model, "language")
+
+
 def twin(model_type: str = "llava", attention: str = "sdpa", seed: int = 0, **text):
     """A random model that heeds its pictures: weights are scaled to 1.2/sqrt(fan-in)."""
     config = FAMILIES[model_type].tiny(**text)
@@ -119,7 +141,8 @@ def twin(model_type: str = "llava", attention: str = "sdpa", seed: int = 0, **te
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            scale = 1.2 / weight[0].numel() ** 0.5 if weight.dim() > 1 else 0.1
+            fan_in = weight.shape[-1] if "experts" in name else weight[0].numel()
+            scale = 1.2 / fan_in**0.5 if weight.dim() > 1 else 0.1
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
             if "norm" in name and name.endswith("weight"):
                 weight.add_(1)
@@ -141,8 +164,8 @@ def image_processor_of(model_type: str):
     come with a video processor are without it, which would need torchvision."""
     import transformers
 
-    words, name = tokenizer(model_type), FAMILIES[model_type].tiny().__class__.__name__
-    kind = getattr(transformers, name.replace("Config", "Processor"))
+    words = tokenizer(model_type)
+    kind = transformers.PROCESSOR_MAPPING[type(FAMILIES[model_type].tiny())]
     template = {"chat_template": words.chat_template}
     if model_type == "llava":
         return processor()
@@ -158,6 +181,39 @@ def image_processor_of(model_type: str):
         )
         more = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
         return image_only(kind)(pictures, words, **more, **template)
+    if model_type in IDEFICS:
+        from transformers.models import idefics3, smolvlm
+
+        edges = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 48}}
+        if model_type == "idefics3":
+            made = idefics3.image_processing_pil_idefics3.Idefics3ImageProcessorPil(**edges)
+            return kind(made, words, image_seq_len=16, **template)
+        smolvlm.processing_smolvlm.num2words = str  # a package that only its videos need
+        made = smolvlm.image_processing_pil_smolvlm.SmolVLMImageProcessorPil(**edges)
+        return image_only(kind)(made, words, image_seq_len=16, **template)
+    if model_type in NEXT:
+        from transformers.models.llava_next.image_processing_pil_llava_next import (
+            LlavaNextImageProcessorPil,
+        )
+
+        pictures = LlavaNextImageProcessorPil(
+            size={"shortest_edge": 24},
+            crop_size={"height": 24, "width": 24},
+            image_grid_pinpoints=FAMILIES[model_type].tiny().image_grid_pinpoints,
+        )
+        more = {"patch_size": 6, "vision_feature_select_strategy": "default"}
+        more |= {"num_additional_image_tokens": 1, **template}
+        kind = kind if model_type == "llava_next" else image_only(kind)
+        return kind(image_processor=pictures, tokenizer=words, **more)
+    if model_type == "internvl":
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+            GotOcr2ImageProcessorPil,
+        )
+
+        pictures = GotOcr2ImageProcessorPil(
+            size={"height": 48, "width": 48}, crop_to_patches=True, max_patches=3
+        )
+        return image_only(kind)(pictures, words, image_seq_length=16, **template)
     pictures = Qwen2VLImageProcessorPil(
         patch_size=4, merge_size=2, temporal_patch_size=2, min_pixels=64, max_pixels=4096
     )
@@ -211,6 +267,11 @@ def cases(model_type: str) -> dict[str, tuple[Prompt, ...]]:
     return CASES | FILM_CASES if model_type in WITH_VIDEO else CASES
 
 
+def tiles_of(number: int) -> int:
+    """Of how many tiles the picture so and so of a prompt is, where a family cuts pictures up."""
+    return 2 - number % 2
+
+
 def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torch.Tensor]]:
     """A prompt's pictures and videos as the model takes them, the same in any batch."""
 
@@ -224,10 +285,15 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
         for name, value in values.items():
             found.setdefault(name, []).append(value)
 
-    for i in range(prompt.pictures):
+    for i in range(prompt.pictures if model_type not in IDEFICS else 0):
         if model_type in QWEN:  # of two sizes: 8 x 8 and 4 x 12 patches
             grid = torch.tensor([1, 4, 12] if i % 2 else [1, 8, 8])
             add(pixel_values=noise(int(grid.prod()), 96, number=i), image_grid_thw=grid[None])
+        elif model_type in NEXT:  # three tiles: the whole, and two in large
+            pixels = noise(1, 3, 3, 24, 24, number=i)
+            add(pixel_values=pixels, image_sizes=torch.tensor([[24, 40] if i % 2 else [40, 20]]))
+        elif model_type == "internvl":
+            add(pixel_values=noise(tiles_of(i), 3, 48, 48, number=i))
         elif model_type == "llava_onevision":
             size = torch.tensor([[24, 40] if i % 2 else [30, 20]])
             tiles = 3 if prompt.pictures == 1 else 1  # one picture alone is shown in large, too
@@ -237,6 +303,10 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
         else:
             name = "pixel_values" if model_type == "llava" else "pixel_values_images"
             add(**{name: noise(1, 3, 24, 24, number=i)})
+    if model_type in IDEFICS:  # a row for each prompt, filled up with empty tiles
+        tiles = [noise(tiles_of(i), 3, 48, 48, number=i) for i in range(prompt.pictures)]
+        shown = torch.cat([*tiles, torch.zeros(4, 3, 48, 48)])[:4]
+        add(pixel_values=shown[None])
     if model_type == "llava_onevision" and prompt.pictures:
         add(batch_num_images=torch.tensor([prompt.pictures]))
     for i in range(prompt.videos):
@@ -244,7 +314,7 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
             grid = torch.tensor([[2, 8, 4]])
             add(pixel_values_videos=noise(64, 96, number=50 + i), video_grid_thw=grid)
         else:
-            frames = 3 if model_type == "llava_onevision" else 2
+            frames = 2 if model_type == "video_llava" else 3
             add(pixel_values_videos=noise(1, frames, 3, 24, 24, number=50 + i))
     return found
 
@@ -255,8 +325,10 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     seen = [media(model_type, prompt, seed) for prompt in prompts]
     names = {name: None for one in seen for name in one}
     pixels = {n: torch.cat([t for one in seen for t in one.get(n, [])]) for n in names}
+    if not any(prompt.pictures + prompt.videos for prompt in prompts):
+        pixels = {}
     sources = {
-        token: iter([sum(block.tokens for block in picture) for picture in _first(blocks, prompts)])
+        token: iter(_first(blocks, prompts))
         for token, blocks in family.sources(_config(model_type), pixels).items()
         if (token == 4 and any(p.pictures for p in prompts))
         or (token == 5 and any(p.videos for p in prompts))
@@ -264,7 +336,8 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     rows = []
     for prompt in prompts:
         text = words(prompt.text(model_type), add_special_tokens=False)["input_ids"]
-        rows.append([i for t in text for i in ([t] * next(sources[t]) if t in sources else [t])])
+        numbers = {token: count() for token in sources}
+        rows.append([i for t in text for i in (_written(model_type, t, sources, numbers) or [t])])
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
@@ -274,6 +347,25 @@ def ask(*prompts: Prompt, seed: int = 0, model_type: str = "llava") -> dict[str,
     return inputs
 
 
+def _written(model_type, token, sources, numbers):
+    """What the processor puts in the place of one placeholder."""
+    if token not in sources:
+        return []
+    picture, number = next(sources[token]), next(numbers[token])
+    size = sum(block.tokens for block in picture)
+    if model_type in ("internvl", *IDEFICS):
+        tiles = [picture, *(next(sources[token]) for _ in range(tiles_of(number) - 1))]
+        if model_type in IDEFICS:
+            return [*[6, *[token] * size, 7] * len(tiles), 6]
+        return [6, *[token] * size * len(tiles), 7]
+    if model_type not in QWEN3 or token == 4:
+        return [token] * size
+    (block,) = picture  # each frame under its time, between marks of its own
+    words, size = tokenizer(model_type), block.rows * block.cols
+    times = [words(f"<{i}.5 seconds>", add_special_tokens=False)["input_ids"] for i in (0, 2)]
+    return [i for time in times[: block.frames] for i in (*time, 6, *[token] * size, 7)]
+
+
 @functools.cache
 def _config(model_type: str):
     return FAMILIES[model_type].tiny()
@@ -281,5 +373,5 @@ def _config(model_type: str):
 
 def _first(blocks, prompts):
     """As many as the prompts can need, of a list that may not end."""
-    count = sum(p.pictures + p.videos for p in prompts)
-    return [picture for picture, _ in zip(blocks, range(count), strict=False)]
+    most = 3 * sum(p.pictures + p.videos for p in prompts)
+    return [picture for picture, _ in zip(blocks, range(most), strict=False)]

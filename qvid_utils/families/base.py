@@ -11,21 +11,15 @@ from torch.nn.functional import pad
 
 from .answer_format import ANSWER_FORMAT
 from .layout import Block, Sources, blocks_of, common_grid, score_maps
+from .refused import REFUSED
 from .template import SPANS, Template, Unavailable
-from .tower import Tower
+from .tower import Tower, clip_cost
 
 __all__ = [
     "ANSWER_FORMAT", "SPANS", "Block", "Family", "Template", "Unavailable",
     "family_of", "processor_of", "query_tokens", "remember", "score_maps", "takes_videos",
     "template_of",
 ]  # fmt: skip
-
-# Close relatives that the mechanism does not carry, each with the reason.
-REFUSED = {
-    kind: "adds picture features to the stream again after its first layers (deepstack), at places "
-    "that a cut would have moved; use Qwen2.5-VL or Qwen2-VL"
-    for kind in ("qwen3_vl", "qwen3_vl_moe")
-}
 
 
 @dataclass(frozen=True)
@@ -53,10 +47,12 @@ class Family:
     whole_grid: str = ""  # why tokens cannot be merged, or pictures shrunk, inside the tower
     clip: str = ""  # hub id of the CLIP pair that its tower was taken from ...
     no_clip: str = ""  # ... or why there is none
+    line_breaks: bool = False  # its pictures hold tokens that show no place: no plain grid
     labels: str = ""  # a pattern of what is written right before a picture, blanks left out
     one_axis: bool = True  # rotary positions are a single number, so they can be renumbered
     tower: Tower | None = None  # for methods that score what the vision tower holds
     patchwise: bool = False  # a visual token is what the projector makes of one tower token
+    cost: Callable[[Any], dict[str, Any]] = clip_cost  # numbers of its tower, for `cost.flops`
 
     def part(self, model: nn.Module, address: str) -> nn.Module:
         """The submodule at one of the family's addresses, e.g. `part(model, "layers")`."""
@@ -97,7 +93,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def family_of(model: nn.Module) -> Family:
     """The family of a model, by `model.config.model_type`; ValueError names the supported types,
-    Unavailable says why a close relative is none of them."""
+    Unavailable says why another model is none of them."""
     from . import FAMILIES  # the folder's index imports this module
 
     kind = getattr(getattr(model, "config", None), "model_type", None)

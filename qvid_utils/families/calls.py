@@ -161,6 +161,7 @@ def watch_sizes(hung: Attached, model: nn.Module) -> dict[str, Any]:
     return seen
 
 
+<<<<<<< HEAD
 def wrap_encoders(
     hung: Attached, model: nn.Module, wrap: Callable[[str, Callable], Callable]
 ) -> None:
@@ -169,6 +170,33 @@ def wrap_encoders(
     for name in ("get_image_features", "get_video_features"):
         if hasattr(base, name):
             hung.instead(base, name, wrap(name, getattr(base, name)))
+=======
+@contextmanager
+def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
+    """Inside the block the model's picture and video encoders are wrapped; one that calls the other
+    calls it as it is."""
+    base, inside = model.base_model, []
+
+    def outermost(encode: Callable, wrapped: Callable) -> Callable:
+        @functools.wraps(encode)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if inside:
+                return encode(*args, **kwargs)
+            inside.append(True)
+            try:
+                return wrapped(*args, **kwargs)
+            finally:
+                inside.pop()
+
+        return call
+
+    names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
+    with Attached() as hung:
+        for name in names:
+            encode = getattr(base, name)
+            hung.instead(base, name, outermost(encode, wrap(name, encode)))
+        yield
+>>>>>>> main
 
 
 def _remembering(encode: Callable, config: Any) -> Callable:
@@ -187,7 +215,9 @@ def _remembering(encode: Callable, config: Any) -> Callable:
         given |= {n: getattr(config, n, None) for n in names if given.get(n) is None}
         # generate hands on an old name as it came, the model a new one
         alias = {"pixel_values_images": "pixel_values"}
-        told = sorted((alias.get(k, k), stamp(v)) for k, v in given.items() if v is not None)
+        # a flag that is off is spelled out by some callers, too
+        given = {k: v for k, v in given.items() if v is not None and v is not False}
+        told = sorted((alias.get(k, k), stamp(v)) for k, v in given.items())
         key = (torch.is_grad_enabled(), *told)
         if key not in memory:
             tensors = [v for v in given.values() if isinstance(v, Tensor)]

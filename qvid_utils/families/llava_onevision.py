@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .anyres import WHOLE_GRID, blank, count_of_tiles, in_large, whole
 from .base import Family
 from .layout import Block, Sources
 from .small import SIGLIP, decoder
@@ -24,30 +25,18 @@ TEMPLATE = (
 
 def _images(config: Any, call: Mapping[str, Any]) -> Iterator[Sequence[Block]]:
     """One picture alone in its prompt is shown whole and in large; several ones only whole."""
-    from transformers.models.llava_onevision.modeling_llava_onevision import (
-        get_anyres_image_grid_shape,
-        unpad_image,
-    )
-
-    vision = config.vision_config
-    side = vision.image_size // vision.patch_size
     sizes = call["image_sizes"].tolist()
-    counts = call.get("batch_num_images")
-    alone = [True] * len(sizes)
-    if counts is not None:
-        alone = [n == 1 for n in torch.as_tensor(counts).tolist() for _ in range(n)]
     limit = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-    for size, large in zip(sizes, alone, strict=True):
-        if not large:
-            yield [Block(1, side, side, end=1)]
-            continue
-        tiles = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, vision.image_size)
-        rows, cols = (side * count for count in tiles)
-        rows, cols = unpad_image(torch.empty(1, rows, cols), size).shape[1:]
-        shrink = (rows * cols / (limit * side**2)) ** 0.5
-        if shrink > 1.1:
-            rows, cols = int(rows // shrink), int(cols // shrink)
-        yield [Block(1, side, side), Block(1, rows, cols, line=1)]
+    for size, large in zip(sizes, _alone(sizes, call), strict=True):
+        yield [whole(config), in_large(config, size, limit)] if large else [whole(config, end=1)]
+
+
+def _alone(sizes: Sequence[Any], call: Mapping[str, Any]) -> list[bool]:
+    """Which pictures are the only ones in their prompt."""
+    counts = call.get("batch_num_images")
+    if counts is None:
+        return [True] * len(sizes)
+    return [n == 1 for n in torch.as_tensor(counts).tolist() for _ in range(n)]
 
 
 def _videos(config: Any, call: Mapping[str, Any]) -> Iterator[Sequence[Block]]:
@@ -68,37 +57,22 @@ def sources(config: Any, call: Mapping[str, Any]) -> Sources:
 def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any]) -> Tensor:
     """The model's own packing, with zeros for line breaks: tiles joined, cut and shrunk as the
     features are; frames of a video pooled by two."""
-    blank = values.new_zeros(values.shape[-1])
     if kind == "video":
         # older versions of transformers give the frames of videos this name, too
         shape = given.get("pixel_values_videos") or given["pixel_values"]
         count, frames = shape[:2]
-        pooled = base.apply_pooling(values).reshape(count, -1, len(blank))
-        return torch.cat([pooled, blank.expand(count, 1, -1)], 1).flatten(0, 1)[:, None]
-    sizes, numbers = given["image_sizes"], given.get("batch_num_images")
-    alone = [True] * len(sizes)
-    if numbers is not None:
-        alone = [n == 1 for n in torch.as_tensor(numbers).tolist() for _ in range(n)]
+        pooled = base.apply_pooling(values).reshape(count, -1, values.shape[-1])
+        return torch.cat([pooled, blank(values).expand(count, 1, -1)], 1).flatten(0, 1)[:, None]
+    sizes = given["image_sizes"]
     tiles = [
-        _tiles(base.config, size) if one else 1 for size, one in zip(sizes, alone, strict=True)
+        count_of_tiles(base.config, size) if large else 1
+        for size, large in zip(sizes, _alone(sizes, given), strict=True)
     ]
     ratio = given.get("vision_aspect_ratio") or base.config.vision_aspect_ratio
     packed, _ = base.pack_image_features(
-        torch.split(values, tiles), sizes, image_newline=blank, vision_aspect_ratio=ratio
+        torch.split(values, tiles), sizes, image_newline=blank(values), vision_aspect_ratio=ratio
     )
     return torch.cat(packed)[:, None]
-
-
-def _tiles(config: Any, size: Tensor) -> int:
-    from transformers.models.llava_onevision.modeling_llava_onevision import (
-        image_size_to_num_patches,
-    )
-
-    return image_size_to_num_patches(
-        image_size=size,
-        grid_pinpoints=config.image_grid_pinpoints,
-        patch_size=config.vision_config.image_size,
-    )
 
 
 def tiny(**text: Any) -> Any:
@@ -122,8 +96,8 @@ family = Family(
     template=TEMPLATE,
     tiny=tiny,
     sources=sources,
+    line_breaks=True,
     tower=Tower({"image": "vision_tower", "video": "vision_tower"}, tokens),
-    whole_grid="puts tiles together, halves frames and breaks lines by the full grid of patches, "
-    "which a shortened tower no longer gives; prune at the door of the language model instead",
+    whole_grid=WHOLE_GRID,
     no_clip="its SigLIP tower comes without the text tower that it was trained against",
 )

@@ -1,8 +1,8 @@
 """Queries, keys and attention rows of one decoder layer, made again from what enters the layer.
 
 All families here name these parts alike: `input_layernorm`, `self_attn` with `q_proj` and `k_proj`,
-`head_dim`, `num_key_value_groups`, `scaling`; rotary pairs turn the two halves of a head. Nothing
-depends on the attention kernel, and everything is float32 or wider.
+`head_dim`, `num_key_value_groups`, `scaling`, perhaps `q_norm` and `k_norm`; rotary pairs turn the
+two halves of a head. Nothing depends on the attention kernel, and everything is float32 or wider.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,12 +18,25 @@ BLOCK = 2**24  # entries of an attention map that are there at once; one row of 
 def project(layer: nn.Module, name: str, rows: Tensor) -> Tensor:
     """q_proj or k_proj of a decoder layer on rows of its input: (n, d) → (H, n, d_h).
 
-    The layer's own input norm comes first, the bias is added in float32, and key heads that serve
+    The layer's own input norm comes first, the bias is added in float32, the norm of each head's
+    queries or keys, where the layer has one, is part of the projection, and key heads that serve
     several query heads are repeated, so that both projections have H heads.
     """
     attention = layer.self_attn
+<<<<<<< HEAD
     out = product(getattr(attention, name), layer.input_layernorm(rows))
     out = out.unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)
+=======
+    linear, normed = getattr(attention, name), layer.input_layernorm(rows)
+    if type(linear) is nn.Linear and linear.bias is not None:
+        # a key bias can be 100 times the content: in half precision the sum would round it away
+        out = wide(nn.functional.linear(normed, linear.weight)) + wide(linear.bias)
+    else:
+        out = wide(linear(normed))
+    out = out.unflatten(-1, (-1, attention.head_dim))
+    norm = getattr(attention, f"{name[0]}_norm", None)  # per head, where the family has one
+    out = (out if norm is None else wide(norm(out))).transpose(0, 1)
+>>>>>>> main
     groups = attention.num_key_value_groups if name == "k_proj" else 1
     return out.repeat_interleave(groups, 0) if groups > 1 else out
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import Family
-from .qwen2_vl import IDS, LABELS, NO_CLIP, TEMPLATE, TOWER, WHOLE_GRID, sources, text_of
+from .qwen2_vl import IDS, LABELS, NO_CLIP, TEMPLATE, TOWER, WHOLE_GRID, merging, sources, text_of
 from .qwen2_vl import tokens as merged
 from .tower import Tower
 
@@ -23,6 +23,18 @@ def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any])
             sizes, vision.spatial_merge_size, vision.window_size, vision.patch_size
         )
     return merged(base, kind, values, given)[order.argsort().to(values.device)]
+
+
+def cost(config: Any) -> dict[str, Any]:
+    """Three matrices in each feed-forward part, windows in all layers but a few."""
+    vision = config.vision_config
+    width, ffn = vision.hidden_size, vision.intermediate_size
+    return {
+        **merging(vision, width, vision.out_hidden_size, ffn),
+        "matrices": 3,
+        "window": (vision.window_size // vision.patch_size) ** 2,
+        "whole": tuple(vision.fullatt_block_indexes),
+    }
 
 
 def tiny(**text: Any) -> Any:
@@ -52,4 +64,5 @@ family = Family(
     tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
     whole_grid=WHOLE_GRID,
     no_clip=NO_CLIP,
+    cost=cost,
 )

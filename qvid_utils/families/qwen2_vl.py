@@ -11,9 +11,11 @@ from .small import decoder
 from .tower import Tower
 
 # the parts in their order, under a default system turn
-TEMPLATE = (
-    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+SYSTEM = (
+    "{% if loop.first and m['role'] != 'system' %}"
     "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+)
+TURN = (
     "{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['content'] is string %}{{ m['content'] }}"
     "{% else %}{% for p in m['content'] %}{% if p['type'] in ('image', 'video') %}"
     "{{ '<|vision_start|><|' + p['type'] + '_pad|><|vision_end|>' }}"
@@ -21,6 +23,7 @@ TEMPLATE = (
     "{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+TEMPLATE = "{% for m in messages %}" + SYSTEM + TURN
 LABELS = r"(?:Picture|Video)\d+:"  # the template's option add_vision_id
 
 
@@ -41,6 +44,25 @@ def sources(config: Any, call: Mapping[str, Any]) -> Sources:
 def tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, Any]) -> Tensor:
     """Patches lie in the order in which they are merged: a few in a row are one visual token."""
     return values.unflatten(0, (-1, base.config.vision_config.spatial_merge_size**2))
+
+
+def merging(vision: Any, width: int, out: int, ffn: int) -> dict[str, Any]:
+    """The numbers of a tower that joins patches in squares before its projector."""
+    merge = vision.spatial_merge_size**2
+    return {
+        "layers": vision.depth,
+        "width": width,
+        "ffn": ffn,
+        "pixels": vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+        "projector": ((merge * width, merge * width), (merge * width, out)),
+        "merge": merge,
+    }
+
+
+def cost(config: Any) -> dict[str, Any]:
+    vision = config.vision_config
+    ffn = int(vision.embed_dim * vision.mlp_ratio)
+    return merging(vision, vision.embed_dim, vision.hidden_size, ffn)
 
 
 TOWER = {"image": "visual", "video": "visual"}
@@ -91,4 +113,5 @@ family = Family(
     tower=Tower(TOWER, tokens, layers=("blocks",), attention="attn"),
     whole_grid=WHOLE_GRID,
     no_clip=NO_CLIP,
+    cost=cost,
 )

@@ -164,20 +164,20 @@ class Template:
     def _turns(self, line: _Line) -> list[tuple[int, int]]:
         """Where the words of each user turn lie in the text, from and to.
 
-        Heads and tails with special tokens are no user's. Without, a role word may be part of a
+        Heads and tails with special tokens are no user's. A role in plain words may be part of a
         question: then a turn opens first of all, or behind a tail, and the last one ends at the
         last tail.
         """
         text, size = line.text, len(line.text)
-        marked = re.search(_MARK, self.tail)
-        closing = self.tail[: marked.end()] if marked else self.tail
+        mark = re.search(_MARK, self.tail)
+        closing = self.tail[: mark.end()] if mark else self.tail
         ends = [m.start() for m in re.finditer(re.escape(closing), text)] if closing else []
-        if not marked:
+        if not mark:
             ends = [i for i in ends if line.apart[i] or i + len(closing) == size]
         heads = "|".join(map(re.escape, self.heads))
         opened: list[tuple[int, int]] = []
         for start, stop in [m.span() for m in re.finditer(heads, text)] if heads else [(0, 0)]:
-            if not marked:
+            if heads and not re.search(_MARK, text[start:stop]):
                 free = line.apart[start] or (not opened and text[start - 1] in ".!?:")
                 closed = not opened or any(opened[-1][1] <= end < start for end in ends)
                 if not (free and closed):
@@ -187,7 +187,7 @@ class Template:
         for n, (_, begin) in enumerate(opened):
             limit = opened[n + 1][0] if n + 1 < len(opened) else size
             own = [end for end in ends if begin <= end < limit]
-            last = not marked and n + 1 == len(opened)
+            last = not mark and n + 1 == len(opened)
             turns.append((begin, own[-1 if last else 0] if own else limit))
         return turns
 

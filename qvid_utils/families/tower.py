@@ -18,13 +18,15 @@ class Tower:
     hold them ((n, C) where pictures lie one after another), → (N, G, C) for the N visual tokens
     that an encoder call gives, G tower tokens in each; `given` are the encoder's arguments, with
     the shape in place of the pixels. Tokens that no tower token stands behind are zero.
-    layers: addresses inside a tower, the first that exists; attention: inside one layer.
+    layers: addresses inside a tower, the first that exists; attention: inside one layer; norm:
+    inside a tower, where its projector is fed what that makes of the layers' output.
     """
 
     address: Mapping[str, str]
     tokens: Callable[[nn.Module, str, Tensor, Mapping[str, Any]], Tensor]
     layers: tuple[str, ...] = ("encoder.layers", "vision_model.encoder.layers")
     attention: str = "self_attn"
+    norm: str = ""
 
     def module(self, base: nn.Module, kind: str) -> nn.Module:
         return base.get_submodule(self.address[kind])
@@ -34,11 +36,16 @@ class Tower:
         inside = dict(self.module(base, kind).named_modules())
         return next(inside[name] for name in self.layers if name in inside)
 
+    def fed(self, base: nn.Module, kind: str, states: Tensor) -> Tensor:
+        """What a projector gets of the feature layer's output."""
+        return self.module(base, kind).get_submodule(self.norm)(states) if self.norm else states
+
     def has_class_token(self, base: nn.Module) -> bool:
         """Whether the towers of this very model have one: SigLIP's, for one, has none."""
         towers = [self.module(base, kind) for kind in self.address]
         names = [[name for name, _ in tower.named_parameters()] for tower in towers]
-        return all(any(n.endswith("class_embedding") for n in found) for found in names)
+        marks = ("class_embedding", "cls_token")
+        return all(any(n.endswith(marks) for n in found) for found in names)
 
     def feature_layer(self, base: nn.Module, kind: str, given: Mapping[str, Any]) -> int:
         """Number of the layer whose output the model reads, and hands to its projector."""
@@ -64,3 +71,19 @@ def clip_tokens(base: nn.Module, kind: str, values: Tensor, given: Mapping[str, 
     strategy = strategy or base.config.vision_feature_select_strategy
     drop = kind == "image" and strategy == "default"
     return values[:, int(drop) :].flatten(0, 1)[:, None]
+
+
+def clip_cost(config: Any) -> dict[str, Any]:
+    """What a CLIP or SigLIP tower and two projector matrices cost: the numbers of `cost.Tower`."""
+    vision, width = config.vision_config, config.text_config.hidden_size
+    taken, patch = getattr(config, "vision_feature_layer", -2), vision.patch_size
+    edge = patch if isinstance(patch, int) else patch[0]
+    inputs = vision.hidden_size * (1 if isinstance(taken, int) else len(taken))
+    return {
+        "layers": vision.num_hidden_layers,
+        "width": vision.hidden_size,
+        "ffn": vision.intermediate_size,
+        "pixels": vision.num_channels * edge**2,
+        "projector": ((inputs, width), (width, width)),
+        "lead": int("siglip" not in getattr(vision, "model_type", "")),  # it has no class token
+    }

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from .base import GROUPS, METHODS, Method, adapted, method
-from .scoring import RULES, Rule, rule
+from .scoring import RULES, TAKEN, Rule, rule
 
 __all__ = ["GROUPS", "METHODS", "RULES", "Method", "Rule", "adapted", "method", "rule"]
 
@@ -13,3 +13,4 @@ _FILES = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_
 _FILES.sort(key=lambda file: not getattr(file, "central", False))
 _FOUND = [entry for file in _FILES for entry in getattr(file, "methods", ())]
 METHODS.update((m.name, m) for m in sorted(_FOUND, key=lambda m: GROUPS.index(m.group)))
+TAKEN.update(set(METHODS) - set(RULES))

@@ -10,9 +10,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from html import escape
+from numbers import Real
 from typing import Any
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from ..algebra.cuts import At, Schedule, at
@@ -39,7 +42,8 @@ class Method:
     keep) → Kept; params: all keyword arguments of the rule (given ones over its defaults).
     query: which tokens are the question: "question" (the user's words), "content" (without the
     answer-format sentence), "prompt" (all text after the picture), or a bool mask over the prompt
-    (1-D) or batch (2-D). rope: rotate queries and keys before M (the paper does not).
+    (1-D) or batch (2-D), torch's or numpy's. rope: rotate queries and keys before M (the paper
+    does not).
     positions: rotary positions after a cut, "original", "contiguous" (renumbered), or
     "contiguous_on_one_axis": renumbered where positions are one number, original with M-RoPE, as
     official code for LLaVA and its ports to Qwen2-VL do.
@@ -50,7 +54,7 @@ class Method:
     it; venue: where it was published ("ours" for what was not, "floor"); link: to the paper; key:
     its entry in data/methods.bib; label: the name for tables, short: for panels, where it differs;
     curve: colour, marker and line of its curve; apart: "ours" or "floors" where a comparison sets
-    it apart from what is published.
+    it apart from what is published; printed: the name of its rows in data/paper, where it differs.
     Raises ValueError or TypeError, with what is allowed, for a field that is none of these.
     """
 
@@ -73,6 +77,7 @@ class Method:
     short: str = ""
     curve: tuple[str, str, str] | None = None
     apart: str = ""
+    printed: str = ""
 
     def __post_init__(self):
         if not isinstance(self.rule, Rule):
@@ -85,9 +90,8 @@ class Method:
                 f"it takes {', '.join(self.rule.params) or 'no parameters'}"
             )
         params = {**self.rule.params, **self.params}
-        # A bad rank is found here and not in the middle of a forward pass.
-        if "rank" in params and params["rank"] != self.rule.params["rank"]:
-            check_rank(params["rank"])
+        for name, value in self.params.items():  # found here, not in the middle of a forward pass
+            _check_param(name, value, self.rule.params[name])
         for name, value in {
             "params": params,
             "source": self.source or self.rule.source,
@@ -146,6 +150,8 @@ class Method:
         _one_of("positions", self.positions, POSITIONS)
         _one_of("reading", self.reading, READINGS)
         _one_of("apart", self.apart, ("", *GROUPS[2:]))
+        if isinstance(self.query, ndarray):
+            object.__setattr__(self, "query", torch.as_tensor(self.query))
         if isinstance(self.query, Tensor):
             if self.query.dtype != torch.bool or self.query.dim() not in (1, 2):
                 raise ValueError(
@@ -182,7 +188,37 @@ class Method:
         return " · ".join(parts)
 
 
-METHODS: dict[str, Method] = {}
+class Methods(dict[str, Method]):
+    """The methods by name; in a notebook a table of them."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><td>{escape(m.label)}</td><td><code>{escape(m.name)}</code></td>"
+            f"<td>{_linked(m)}</td><td>{escape(m.where)}</td></tr>"
+            for m in self.values()
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("method", "name", "venue", "where it cuts"))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+METHODS = Methods()
+
+
+def _linked(method: Method) -> str:
+    venue = escape(method.venue)
+    return f'<a href="{escape(method.link)}">{venue}</a>' if method.link else venue
+
+
+def _check_param(name: str, value: Any, default: Any) -> None:
+    """A hyper-parameter is of its default's kind: a rank, True or False, or a number."""
+    if name == "rank":
+        if value != default:
+            check_rank(value)
+    elif isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}: give True or False")
+    elif isinstance(default, Real) and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"{name}={value!r}: give a number, such as {default}")
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...], more: str = ""):
@@ -227,8 +263,9 @@ def method(name: "str | Method | Rule", /, **overrides) -> Method:
     unknown = sorted(set(overrides) - set(fields) - set(found.rule.params) - options)
     if unknown:
         own = ", ".join(found.rule.params) or "none"
+        given = ", ".join(f"{name}={overrides[name]!r}" for name in unknown)
         raise ValueError(
-            f"method {found.name!r} has no {', '.join(unknown)}; parameters of its rule: {own}; "
+            f"method {found.name!r} takes no {given}; parameters of its rule: {own}; "
             + (f"of its selection: {', '.join(sorted(options))}; " if options else "")
             + f"fields of every method: {', '.join(fields)}"
         )

@@ -58,7 +58,7 @@ methods = (
         "Exactly K. Over all visual tokens of the prompt, line breaks too, as in its LLaVA-NeXT "
         "code.",
         label="DivPrune",
-        curve=("green", "p", "-."),
+        curve=("ink", "s", "-."),
         venue="CVPR 2025",
         link="https://arxiv.org/abs/2503.02175",
         key="alvar2025divprune",

@@ -208,6 +208,17 @@ class Evidence:
         token that shows no place."""
         return self.tower("cls_row").T
 
+    @word("(H_t, N_v)", "tower", "class token")
+    def first_cls_row(self) -> Tensor:
+        """The same in the tower's first layer."""
+        return self.tower("first_cls_row").T
+
+    @word("(N_v,) ints", "tower")
+    def tiles(self) -> Tensor:
+        """Which picture of the tower's a token shows a place of, from 0 in the prompts encoded
+        together: of a picture shown in large, its tile; -1 for one that shows no place."""
+        return self.tower("tiles")
+
     @word("(N_v, D)", "tower", "class token")
     def cls_patch(self) -> Tensor:
         """The feature of the class token of each token's picture."""

@@ -108,6 +108,9 @@ def pooled(scores: Tensor, keep: int, hidden: Tensor, grid: tuple[int, int, int]
     return Kept(torch.cat(index).to(hidden.device), torch.cat(merged))
 
 
+pooled.merges = True  # a cell's mean is no token's own
+
+
 def _split(cells: int, rows: int, cols: int) -> tuple[int, int] | None:
     """The (rows, cols) of exactly that many cells nearest to the picture's aspect, if near it."""
     splits = [(r, cells // r) for r in range(1, rows + 1) if cells % r == 0 and cells // r <= cols]

@@ -61,7 +61,8 @@ methods = (
         "stays. Positions along several axes, for which there is no code, stay. The repository's "
         "own setting is pyramiddrop.DEFAULT.",
         label="PyramidDrop",
-        curve=("sky", "*", "--"),
+        curve=("green", "*", ":"),
+        printed="pdrop",
         venue="CVPR 2025",
         link="https://arxiv.org/abs/2410.17247",
         key="xing2025pyramiddrop",

@@ -119,7 +119,7 @@ methods = (
         "sigma_weighted",
         sigma_weighted,
         label="Sigma-weighted",
-        curve=("orange", "x", "--"),
+        curve=("orange", "D", "--"),
         **ENERGIES | {"venue": "QViD, Appendix E"},
     ),
     Method(
@@ -128,7 +128,7 @@ methods = (
         departures="As printed, without the cap at the numerical rank: repeated or zero query "
         "tokens let noise vote. Else as qvid.",
         label="QViD, printed QR recipe",
-        curve=("ink", "+", "-"),
+        curve=("ink", "p", "-"),
         **PAPER | {"venue": "QViD, Appendix F"},
     ),
 )

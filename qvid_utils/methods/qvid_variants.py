@@ -97,7 +97,7 @@ methods = (
         source="ours: QViD with the fewest modes that hold 0.9 of the energy, head by head",
         departures="SVD-Prune's τ in QViD's equation 6. " + OPEN,
         label="QViD, adaptive rank",
-        curve=("sky", "D", "--"),
+        curve=("sky", "d", "--"),
         apart="ours",
     ),
     Method(

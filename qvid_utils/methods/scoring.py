@@ -21,9 +21,9 @@ __all__ = ["RULES", "Rule", "rule"]
 
 # Names that `Method` and `pruned` take for themselves: a hyper-parameter could never be reached.
 RESERVED = frozenset(
-    ("model", "method", "keep", "layer", "query", "positions", "reading", "processor", "rope")
-    + ("name", "rule", "schedule", "select", "params", "source", "departures", "label", "short")
-    + ("encode", "extra", "official_counts", "clip", "venue", "link", "key", "curve", "apart")
+    "model method keep layer query positions reading processor rope name rule schedule select "
+    "params source departures label short encode extra official_counts clip venue link key curve "
+    "apart printed".split()
 )
 
 
@@ -44,7 +44,15 @@ class Rule:
     cost: str = ""
 
     def __call__(self, *evidence, **params) -> Tensor:
-        return self.function(*evidence, **params)
+        scores = self.function(*evidence, **params)
+        if not isinstance(scores, Tensor) or scores.is_complex():
+            what = {"NoneType": "nothing", "ndarray": "a numpy array", "Tensor": "complex numbers"}
+            kind = type(scores).__name__
+            raise TypeError(
+                f"rule {self.name!r} returned {what.get(kind, f'a {kind}')}: return a torch tensor "
+                "with one real number for each visual token"
+            )
+        return scores
 
     @property
     def query_aware(self) -> bool:
@@ -53,21 +61,34 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
+TAKEN: set[str] = set()  # names of methods that are no rule's: a rule of one could not be asked for
 
 
-def rule(*, source: str, cost: str = "") -> Callable[[Callable[..., Tensor]], Rule]:
+def rule(
+    function: Any = None, /, *, source: str = "", cost: str = ""
+) -> Callable[[Callable[..., Tensor]], Rule]:
     """Decorator: make a function a `Rule` and list it in `RULES` under its own name.
 
     source: paper and equation, or what the rule is for; cost: as in `Rule`. Raises ValueError at
     import if the source is empty, an argument is no word of the vocabulary, a hyper-parameter has
-    no default or a name that is taken, or another module already has a rule of that name.
+    no default or a name that is taken, a method or a rule of another module has that name already;
+    TypeError where the source is no text, and for what is no plain function with a name.
     """
-    if not source.strip():
-        raise ValueError("rule(source=...): say which paper and equation the rule comes from")
+    if function is not None:
+        raise TypeError(
+            "@rule needs its source: write @rule(source='paper and equation') above the function"
+        )
 
     def register(function: Callable[..., Tensor]) -> Rule:
+        if not isinstance(source, str):
+            raise TypeError(f"source={source!r}: say in words where the rule comes from")
+        if not source.strip():
+            raise ValueError("rule(source=...): say which paper and equation the rule comes from")
+        _check_function(function)
         name = function.__name__
         sees, params = _read_signature(name, function)
+        if name in TAKEN:
+            raise ValueError(f"rule {name!r}: a method has that name already, choose another")
         known = RULES.get(name)
         # Running a notebook cell again replaces its own rule; taking over another's is a mistake.
         if known is not None and known.function.__module__ != function.__module__:
@@ -80,6 +101,22 @@ def rule(*, source: str, cost: str = "") -> Callable[[Callable[..., Tensor]], Ru
         return made
 
     return register
+
+
+def _check_function(function: Any) -> None:
+    if not inspect.isfunction(function):
+        raise TypeError(f"rule: {function!r} is no function; write the rule with def")
+    if function.__name__ == "<lambda>":
+        raise TypeError("rule: a lambda has no name to be asked for by; write the rule with def")
+    if (
+        inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+        or inspect.isgeneratorfunction(function)
+    ):
+        raise TypeError(
+            f"rule {function.__name__!r} is async or yields: write a plain function that returns "
+            "the scores"
+        )
 
 
 def _read_signature(name: str, function: Callable) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -63,14 +63,14 @@ def sparsevlm_plus(
 class Recycle(Options):
     """SparseVLM's selection: the best tokens stay, some of the others are clustered and merged.
 
-    Of D dropped tokens the int(share·D) + 1 best form int(that / size) + 1 clusters by density
+    Of D dropped tokens the int(part·D) + 1 best form int(that / size) + 1 clusters by density
     peaks on the stream; each becomes its plain mean. All count inside `keep`: as many as possible
     stay as they are, and at least one does (so a tiny `keep` gets fewer clusters); keep = N_v
     merges nothing. Merged tokens stand behind the kept ones, in the order of their centres
     (positions must be contiguous), or, `in_place`, where their centre stood.
     """
 
-    share: float = option(0.3, least=0, below=1)
+    part: float = option(0.3, least=0, below=1)
     size: int = option(10, least=1)
     in_place: bool = False
 
@@ -82,7 +82,7 @@ class Recycle(Options):
 
     def clusters(self, dropped: int) -> tuple[int, int]:
         """(how many of the dropped tokens are recycled, into how many clusters)."""
-        recycled = int(self.share * dropped) + 1
+        recycled = int(self.part * dropped) + 1
         return recycled, int(recycled / self.size) + 1
 
     def unmerged(self, keep: int, n: int) -> int:
@@ -153,7 +153,7 @@ published = Method(
     "(a tie goes to the earlier token), so that a run repeats; a merged token is the plain mean, "
     "without 1e-6 in the denominator.",
     label="SparseVLM",
-    curve=("purple", "h", ":"),
+    curve=("green", "h", "-"),
     **PAPER,
 )
 

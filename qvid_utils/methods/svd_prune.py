@@ -1,4 +1,4 @@
-"""SVD-Prune: leverage of the picture's own features, without a question and without attention.
+"""SVD-Prune (Apedo et al.): leverage of the picture's own features, without question or attention.
 
 Idea: the tokens that take part in the dominant variance of the features carry the picture.
 Formula: F = U Σ Vᵀ of the N × D patch features, k the fewest directions with Σ_{j<=k} σ_j² >= τ of
@@ -35,13 +35,10 @@ def svd_prune(
     leverages would be 1. center: take the mean patch off first; per_frame: each picture, tile or
     frame is a matrix of its own, else the whole prompt is one.
     patches (N_v, D), frames (N_v,) → (N_v,), in [0, 1]; sums to 1 for each matrix; 0 for a token
-    that shows no place. ValueError unless 0 < tau < 1, and where a switch is not True or False.
+    that shows no place. ValueError unless 0 < tau < 1.
     """
     if not isinstance(tau, float):
         raise ValueError(f"tau={tau!r}: give a share of the energy between 0 and 1")
-    for name, value in (("center", center), ("per_frame", per_frame)):
-        if not isinstance(value, bool):
-            raise ValueError(f"{name}={value!r}: give True or False")
     check_rank(tau)
     scores = patches.new_zeros(len(patches), dtype=torch.float32)
     matrices = [frames == f for f in frames.unique() if f >= 0] if per_frame else [frames >= 0]
@@ -70,10 +67,10 @@ published = Method(
     "prompt are one matrix, a token that joins patches holds them in a row. k stays below N. A "
     "token that shows no place scores 0.",
     label="SVD-Prune",
-    curve=("blue", "d", "-"),
+    curve=("vermilion", "H", "-"),
     venue="arXiv 2604.11530",
     link="https://arxiv.org/abs/2604.11530",
-    key="svdprune2026",
+    key="apedo2026svdprune",
     **BEFORE,
 )
 

@@ -38,7 +38,7 @@ methods = (
         "the official code the tokens leave the tower unmerged ones first, then those at odd "
         "places, not in the order of the picture. Several pictures share keep evenly.",
         label="ToMe",
-        curve=("purple", "v", "-."),
+        curve=("orange", "v", ":"),
         venue="ICLR 2023",
         link="https://arxiv.org/abs/2210.09461",
         key="bolya2023tome",

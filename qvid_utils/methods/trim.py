@@ -75,7 +75,7 @@ methods = (
         departures="The mean token counts inside keep (official_counts=True: beyond it). All "
         "pictures of a prompt are scored as one; CLIP runs in float32.",
         label="TRIM",
-        curve=("sky", "<", "-"),
+        curve=("ink", "<", ":"),
         venue="COLING 2025",
         link="https://arxiv.org/abs/2409.10994",
         key="song2025trim",

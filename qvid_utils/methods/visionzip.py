@@ -26,13 +26,13 @@ __all__ = ["VisionZip", "VisionZipInPlace", "methods"]
 class VisionZip(Options):
     """VisionZip: the class token, the dominant tokens, and the contextual ones, merged of the rest.
 
-    Of K tokens, contextual = round(K · share) and dominant = K - contextual, the class token among
+    Of K tokens, contextual = round(K · part) and dominant = K - contextual, the class token among
     them. The rest in its order: evenly spaced targets, and every other token joins the target that
     its key (mean over heads) is most similar to; target + mean of its members is a contextual
     token. Order: class token, dominant as in the picture, contextual.
     """
 
-    share: float = option(10 / 64, least=0, below=1)
+    part: float = option(10 / 64, least=0, below=1)
     merges: ClassVar[bool] = True
     reorders: ClassVar[bool] = True
 
@@ -49,7 +49,7 @@ class VisionZip(Options):
         unit = normalize(tower_keys.float().mean(0), dim=-1)
 
         def choose(tokens: Tensor, k: int) -> Choice:
-            contextual = min(round(k * self.share), k - 1)
+            contextual = min(round(k * self.part), k - 1)
             dominant, targets, merged = _contextual(
                 scores[tokens], unit[tokens], patches[tokens], k - contextual - 1, contextual
             )
@@ -65,10 +65,10 @@ class VisionZip(Options):
 
 @dataclass(frozen=True)
 class VisionZipInPlace(Options):
-    """VisionZip without a class token: K - round(K · share) dominant tokens, the rest merged as
+    """VisionZip without a class token: K - round(K · part) dominant tokens, the rest merged as
     there but behind the projector; every token stays in its place."""
 
-    share: float = option(10 / 64, least=0, below=1)
+    part: float = option(10 / 64, least=0, below=1)
     merges: ClassVar[bool] = True
 
     def __call__(
@@ -78,7 +78,7 @@ class VisionZipInPlace(Options):
         unit = normalize(tower_keys.float().mean(0), dim=-1)
 
         def choose(tokens: Tensor, k: int) -> Choice:
-            contextual = min(round(k * self.share), k - 1)
+            contextual = min(round(k * self.part), k - 1)
             dominant, targets, merged = _contextual(
                 scores[tokens], unit[tokens], hidden[tokens], k - contextual, contextual
             )
@@ -115,7 +115,7 @@ published = Method(
     "108+20, 162+30 to any K (the code keeps at least one). Mean over heads in float32. "
     + BY_PICTURE,
     label="VisionZip",
-    curve=("vermilion", "P", "--"),
+    curve=("purple", "P", "--"),
     venue="CVPR 2025",
     link="https://arxiv.org/abs/2412.04467",
     key="yang2025visionzip",

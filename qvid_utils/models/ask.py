@@ -24,10 +24,17 @@ def ask(
     question about several; None for words alone. The prompt is the processor's chat template with
     the pictures first. The answer is greedy, of at most `max_new_tokens` tokens; further keywords
     go to `model.generate`. Inside `pruned(model, …)` the same call is pruned.
-    ValueError for an empty question and for a picture that cannot be read, with its place.
+    ValueError for an empty question, one of words that the tokenizer does not know, and a picture
+    that cannot be read, with its place.
     """
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"question={question!r}: give the words to ask")
+    unknown = unknown_words(processor, question)
+    if len(unknown) == len(question.split()):
+        raise ValueError(
+            f"the tokenizer does not know a word of the question ({', '.join(unknown)[:200]}): ask "
+            "in words that it knows"
+        )
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": [*_shown(picture), {"type": "text", "text": question}]}],
         add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
@@ -37,6 +44,16 @@ def ask(
     ids = model.generate(**inputs, **options)
     new = ids[0, inputs["input_ids"].shape[1] :]
     return processor.decode(new, skip_special_tokens=True).strip()
+
+
+def unknown_words(processor: Any, question: str) -> list[str]:
+    """The words of a question that the tokenizer does not know, whole or in part."""
+    tokenizer = processor.tokenizer
+    return [
+        word
+        for word in question.split()
+        if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
+    ]
 
 
 def _shown(picture: Any) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from ..families import FAMILIES, Unavailable
-from ..families.base import REFUSED
+from ..families.refused import REFUSED
 from ..paths import DATA
 
 EMBEDDED = "tiny/"  # names below data/tiny
@@ -155,6 +155,24 @@ def check_memory(
             "another device=, device_map='auto' over several, or a smaller checkpoint"
         )
     )
+
+
+def check_loaded(source: str, info: Mapping[str, Any]) -> None:
+    """LoadError where configuration and weights are of two models; info: transformers' account."""
+    lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
+    if lacking:
+        # the library would go on with random numbers in their place
+        raise LoadError(
+            f"{source}: {len(lacking)} weights are missing or have another shape, first "
+            f"{lacking[0]}; copy the checkpoint again"
+        )
+    deeper = [k for k in sorted(info["unexpected_keys"]) if re.search(r"\b(layers|blocks)\.\d", k)]
+    if deeper:
+        # what is left would run, as another model
+        raise LoadError(
+            f"{source}: its weights have {len(deeper)} tensors of layers that config.json does not "
+            f"know, first {deeper[0]}; copy the checkpoint's own config.json"
+        )
 
 
 def free_memory(device: torch.device | None) -> int | None:

@@ -4,8 +4,8 @@ Weights come from safetensors files and code from the installed library, from no
 wrong with a checkpoint is said in one sentence, before anything large is read.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .checkpoint import (
     LoadError,
     check_config,
     check_files,
+    check_loaded,
     check_memory,
     device_of,
     locate,
@@ -58,29 +59,18 @@ def load(
     dtype = getattr(torch, dtype, None) or dtype if isinstance(dtype, str) else dtype
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype={dtype!r}: give a torch dtype, e.g. torch.bfloat16")
-    if device is not None and device_map is not None:
-        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
-    if device_map is not None and not is_accelerate_available():
-        raise Unavailable("device_map= needs the package accelerate: install it, or give device=")
     source, local = locate(str(name))
-    on_gpu = torch.cuda.is_available() and not str(name).startswith(EMBEDDED)
-    if device_map is None:
-        device = device_of(device or ("cuda" if on_gpu else "cpu"))
-        on_gpu = device.type != "cpu"
+    device = _device(device, device_map, torch.cuda.is_available() and EMBEDDED not in str(name))
     if dtype is None:
-        dtype = "auto" if on_gpu else torch.float32
+        dtype = torch.float32 if device is not None and device.type == "cpu" else "auto"
     where = {"local_files_only": True} if local else {"revision": revision}
-    reading = "config.json"
-    try:
-        check_config(source, local, where)
-        if local:
-            check_files(Path(source))
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+    config = _config(source, local, where)
+    with _explaining(source, local, "config.json"):
         check_memory(source, config, dtype, device)
-        reading = "processor files"
+    with _explaining(source, local, "processor files"):
         processor = processor_from(source, config, **where)
         completed(processor, config, FAMILIES[config.model_type])
-        reading = "weights"
+    with _explaining(source, local, "weights", attention):
         model, info = AutoModelForImageTextToText.from_pretrained(
             source,
             dtype=dtype,
@@ -92,32 +82,9 @@ def load(
             ignore_mismatched_sizes=True,  # told apart below, in one sentence
             **where,
         )
-    except (LoadError, Unavailable):
-        raise
-    except Exception as error:  # foreign files: the libraries fail in every way there is
-        if isinstance(error, ValueError) and "device_map" in str(error):
-            said = " ".join(str(error).split())[:200]
-            raise ValueError(f"device_map={device_map!r} cannot be used: {said}") from error
-        raise _explained(source, local, attention, reading, error) from error
-    lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
-    if lacking:
-        # the library would go on with random numbers in their place
-        raise LoadError(
-            f"{source}: {len(lacking)} weights are missing or have another shape, first "
-            f"{lacking[0]}; copy the checkpoint again"
-        )
-    deeper = [k for k in sorted(info["unexpected_keys"]) if re.search(r"\b(layers|blocks)\.\d", k)]
-    if deeper:
-        # what is left would run, as another model
-        raise LoadError(
-            f"{source}: its weights have {len(deeper)} tensors of layers that config.json does not "
-            f"know, first {deeper[0]}; copy the checkpoint's own config.json"
-        )
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None:
-        raise LoadError(f"{source}: no processor with a tokenizer; copy its processor files, too")
-    tokenizer.padding_side = "left"
-    model = (model if device_map else model.to(device)).eval()
+    check_loaded(source, info)
+    processor.tokenizer.padding_side = "left"
+    model = (model if device is None else model.to(device)).eval()
     remember(model, processor)
     return model, processor
 
@@ -126,21 +93,42 @@ def config_of(name: str | Path, revision: str | None = None) -> Any:
     """The configuration of what `load` takes by that name, whose `model_type` is the family; no
     weights are read. Raises as `load`."""
     source, local = locate(str(name))
-    where = {"local_files_only": True} if local else {"revision": revision}
-    try:
+    return _config(source, local, {"local_files_only": True} if local else {"revision": revision})
+
+
+def _config(source: str, local: bool, where: Mapping[str, Any]) -> Any:
+    with _explaining(source, local, "config.json"):
         check_config(source, local, where)
         if local:
             check_files(Path(source))
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+
+
+def _device(device: Any, device_map: Any, on_gpu: bool) -> torch.device | None:
+    """Where the whole model goes; None where a map says it for each part."""
+    if device_map is None:
+        return device_of(device or ("cuda" if on_gpu else "cpu"))
+    if device is not None:
+        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
+    if not is_accelerate_available():
+        raise Unavailable("device_map= needs the package accelerate: install it, or give device=")
+    return None
+
+
+@contextmanager
+def _explaining(source: str, local: bool, reading: str, attention: str = "") -> Iterator[None]:
+    """One sentence for whatever the libraries say to a foreign file: they fail in every way."""
+    try:
+        yield
     except (LoadError, Unavailable):
         raise
     except Exception as error:
-        raise _explained(source, local, "", "config.json", error) from error
+        raise _explained(source, local, attention, reading, error) from error
 
 
 def _explained(
     source: str, local: bool, attention: str, reading: str, error: Exception
-) -> RuntimeError:
+) -> Exception:
     """One sentence for what the libraries said, `reading` one part of a checkpoint."""
     causes, cause = [], error
     while cause is not None and cause not in causes:
@@ -152,6 +140,8 @@ def _explained(
     def any_is(*kinds: type[BaseException]) -> bool:
         return any(isinstance(c, kinds) for c in causes)
 
+    if isinstance(error, ValueError) and "device_map" in text:
+        return ValueError(f"device_map= cannot be used: {said}")
     if attention == "flash_attention_2" and ("flash" in text):
         return Unavailable(
             "attention='flash_attention_2' needs the flash-attn package and a GPU: install it, or "

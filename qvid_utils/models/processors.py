@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ def processor_from(source: str, config: PreTrainedConfig, **where: Any) -> Any:
 def completed(processor: Any, config: PreTrainedConfig, family: Family) -> None:
     """Write into a processor what the model's configuration decides (its files may lack it, as
     those of 2024 do), and the family's chat template where it has none."""
+    if getattr(processor, "tokenizer", None) is None:
+        raise ValueError("no tokenizer among them")
     vision = config.vision_config
     if not getattr(processor, "chat_template", None):
         processor.chat_template = family.template
@@ -141,11 +144,14 @@ def image_only(kind: type) -> type:
         video_token: str | None = None,
         patch_size: int | None = None,
         num_image_tokens: int | None = None,
+        image_seq_length: int | None = None,
+        image_seq_len: int | None = None,
         num_additional_image_tokens: int | None = None,
         vision_feature_select_strategy: str | None = None,
         vision_aspect_ratio: str | None = None,
     ) -> None:
         given = {n: v for n, v in locals().items() if n in names and v is not None}
+        given |= dict.fromkeys({"video_processor"} & names)  # some classes insist on it
         kind.__init__(self, **given)
 
     def __call__(
@@ -166,6 +172,9 @@ def image_only(kind: type) -> type:
     bases = (kind, _WithoutVideo)
     if kind.__name__ in FRAMEWISE:
         about["video_processor"] = property(lambda self: Frames(self.image_processor))
+    elif kind.__name__ == "SmolVLMProcessor":  # asks for its frames and rate even without a video
+        none = SimpleNamespace(num_frames=None, fps=None)
+        about["video_processor"] = property(lambda self: none)
     return type(kind.__name__, bases, about | {method.__name__: method for method in methods})
 
 

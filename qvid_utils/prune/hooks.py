@@ -28,12 +28,14 @@ from ..families import family_of
 from ..families.attached import Attached, Hook
 from ..families.base import unwrapped
 from ..families.calls import check_continuation, check_outputs, has_pixels, real_tokens
+from ..families.deepstack import added_behind_cuts, check_merging
 from .caches import Ledgers
 from .call import Call, Planner
 from .entry import Turnstile, check_parts, check_positions, check_uncompiled
 from .generation import Generation
 from .other_question import asked_instead
 from .plan import Stage
+from .scene import Scene
 from .trace import CutRecord, Trace
 from .vision import Pictures
 
@@ -67,6 +69,7 @@ class Engine:
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
+<<<<<<< HEAD
         with self.turnstile.open(self.base), Attached() as hung:
             try:
                 self.hang(hung)
@@ -91,11 +94,41 @@ class Engine:
             hung.hook(layer, Hook(self.enter, i))
         self.pictures.hang(hung)
         self.generation.hang(hung)
+=======
+        with ExitStack() as stack:
+            hung = stack.enter_context(Attached())
+            stack.callback(self.forget)
+            stack.enter_context(self.turnstile.open(self.base))
+            if self.model is not self.base:
+                hung.hook(self.model, Hook(self.refuse))
+            hung.hook(self.base, Hook(self.begin))
+            hung.hook(self.base, Hook(self.end), after=True)
+            hung.hook(self.text, Hook(self.score_first))
+            for i, layer in enumerate(self.layers):
+                hung.hook(layer, Hook(self.enter, i))
+            added = added_behind_cuts(self.text, Hook(self.scene))
+            if added is not None:
+                hung.instead(self.text, "_deepstack_process", added)
+            stack.enter_context(self.pictures.watched())
+            self.generation.hang(stack.enter_context(Attached()))
+            yield self.trace
+            self.generation.leave()
+            if not self.asked:
+                warnings.warn(
+                    "no call with pictures has reached the model inside this block, so nothing was "
+                    "pruned: ask the very model that the block was given",
+                    stacklevel=5,
+                )
+>>>>>>> main
 
     def forget(self) -> None:
         self.generation.left, self.now = True, None
         self.ledgers = Ledgers(len(self.layers))
         self.pictures.forget()
+
+    def scene(self) -> Scene | None:
+        """That of the pass that runs, if its call has pictures."""
+        return None if self.now is None else self.now.scene
 
     # ---------------------------------------------------------------------------- a call begins
 
@@ -142,6 +175,7 @@ class Engine:
         self.pictures.begin(now.scene, kwargs)
         self.trace.mean_tokens = self.planner.plan(now, grown=self.prompts > 0)
         self.trace.query = next((words for words in now.words if words is not None), None)
+        self.trace.layout = self.family, self.model.config, self.pictures.encoded(0)[0]
         self.prompts += 1
 
     def end(self, base: nn.Module, args: tuple, output: Any) -> None:
@@ -247,6 +281,8 @@ class Engine:
             if merged is not None:
                 if now.early:
                     raise ValueError("reading='two_pass' cannot merge tokens; use 'in_place'")
+                stands = kept.index if kept.stands is None else kept.stands.clamp(min=0)
+                check_merging(self.model.config, i, merged, scene.hidden[row, places[stands]])
                 scene.hidden = scene.hidden.clone()  # others may hold on to the stream as it was
                 scene.hidden[row, places[kept.index]] = merged
             if kept.stands is not None:

@@ -89,8 +89,8 @@ class Stage:
         copies = None if rows % count else ids.unflatten(0, (count, -1))
         if copies is None or not bool((copies == copies[:, :1]).all()):
             raise ValueError(
-                f"keep={[*map(str, self.keeps)]}: {count} numbers for a batch of {rows} prompts, "
-                "give one for all or one for each"
+                f"keep=[{', '.join(map(str, self.keeps))}]: {count} numbers for a batch of {rows} "
+                "prompts, give one for all or one for each"
             )
 
 

@@ -1,6 +1,8 @@
 """What a block tells: each cut, and how many visual tokens the layers saw."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -39,9 +41,23 @@ class Trace:
     tokens at a layer's input, mean over the layers (two_pass: the layers of the scoring pass are
     added; the pass of a score_question is not); query: that call's query tokens, bool over its
     (rows, columns), of the first method that needs a question; None where none does, or where
-    another question than the prompt's own is scored with.
+    another question than the prompt's own is scored with; layout: the family, the configuration and
+    the arguments of that call, for showing it.
+
+    `print(trace)` says in three lines what was kept; a notebook shows the pictures, too.
     """
 
     cuts: list[CutRecord] = field(default_factory=list)
     mean_tokens: list[float] = field(default_factory=list)
     query: Tensor | None = None
+    layout: tuple[Any, Any, Mapping[str, Any]] | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        from .show import text
+
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        from .show import page
+
+        return page(self)

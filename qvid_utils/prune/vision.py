@@ -45,6 +45,7 @@ class Pictures:
         if self.site is not None:
             self.site.forget()
 
+<<<<<<< HEAD
     def hang(self, hung: Attached) -> None:
         """Watch the encoders, for as long as `hung` does."""
         if self.site is not None:
@@ -53,6 +54,18 @@ class Pictures:
             self.sizes = watch_sizes(hung, self.model)
         if self.sees & needing("tower"):
             self.encodings = watch_towers(hung, self.model, self.family)
+=======
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        with ExitStack() as left:
+            left.callback(self.forget)
+            if self.site is not None:
+                left.enter_context(self.site.inside())
+            self.sizes = left.enter_context(sizes_seen(self.model))
+            if self.sees & needing("tower"):
+                self.encodings = left.enter_context(tower_seen(self.model, self.family))
+            yield
+>>>>>>> main
 
     def begin(self, scene: Scene, arguments: dict[str, Any]) -> None:
         """A call with pictures begins; arguments: of the base model's forward."""
@@ -81,11 +94,7 @@ class Pictures:
                 f"layer={i}: method {name!r} merges before the projector, at the door "
                 "of the language model; use layer=0"
             )
-        if not self.family.patchwise:
-            raise Unavailable(
-                f"method {name!r} merges before the projector, and {self.family.name} "
-                "pools or joins patches there; merge behind it (Kept.merged)"
-            )
+        self._check_patchwise(name)
         projector = self.family.part(self.model, "projector")
         return projector(kept.patches.to(like)).to(like)
 
@@ -96,13 +105,13 @@ class Pictures:
         return tokenizer.decode(ids[words[row]], skip_special_tokens=True).strip()
 
     def _grid(self, row: int) -> tuple[int, int, int]:
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         return self.family.grid(self.model.config, self.counts[row], call, prompt)
 
     def _frames(self, row: int, numbers: Tensor) -> Tensor:
         """The picture or frame of the tokens `numbers`, see the word."""
         _all_known(numbers, "frames")
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         blocks = self.family.blocks(self.model.config, call, prompt)
         return frames_of(blocks).to(numbers.device)[numbers]
 
@@ -112,11 +121,11 @@ class Pictures:
             every = self.site.filled(row) if self.site else torch.ones(self.counts[row])
             return every.bool().to(numbers.device)[numbers]
         self.encodings.check(self.arguments.get("mm_encoder_outputs"))
-        call, prompt = self._encoded(row)
+        call, prompt = self.encoded(row)
         found = self.encodings.word(word, self.model.config, call["input_ids"], prompt)
         return found.to(numbers.device)[numbers]
 
-    def _encoded(self, row: int) -> tuple[dict[str, Any], int]:
+    def encoded(self, row: int) -> tuple[dict[str, Any], int]:
         """The arguments of the encoders with the prompts that were encoded together, and which of
         these a row is: beams share one."""
         counts, call, copies = self.counts, self.arguments, 1
@@ -126,6 +135,13 @@ class Pictures:
         call = {**self.sizes, **{name: v for name, v in call.items() if v is not None}}
         call["input_ids"] = call["input_ids"][::copies]
         return call, row // copies
+
+    def _check_patchwise(self, name: str) -> None:
+        if not self.family.patchwise:
+            raise Unavailable(
+                f"method {name!r} merges before the projector, and {self.family.name} "
+                "pools or joins patches there; merge behind it (Kept.merged)"
+            )
 
     def _check(self, stages: Sequence[Stage]) -> None:
         if self.site is not None and self.sees & needing("tower"):
@@ -146,6 +162,8 @@ class Pictures:
                     f"{self.family.name} has no class token; adapted to the attention that tokens "
                     f"receive: {own if own in adapted else ', '.join(adapted)}"
                 )
+            if stage.method.merges and "patches" in stage.method.select_sees:
+                self._check_patchwise(name)
 
 
 def _all_known(numbers: Tensor, word: str) -> None:

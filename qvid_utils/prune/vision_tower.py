@@ -38,7 +38,8 @@ _REMEMBERED: WeakIdKeyDictionary = WeakIdKeyDictionary()  # features of a call's
 class Encoded:
     """One call of an encoder: N visual tokens in the order of its output.
 
-    entered, entered_last: what the attention of the feature layer and of the last layer was fed,
+    entered_first, entered, entered_last: what the attention of the first, of the feature and of
+    the last layer was fed,
     (F, n, D) for F pictures of n tower tokens, or (n, D) with pictures one after another; states:
     what the feature layer gave; about: the rotary pair and the borders of the pictures, where the
     tower has them. All words are (N, ...), tokens first.
@@ -48,8 +49,10 @@ class Encoded:
     base: nn.Module
     kind: str
     given: Mapping[str, Any]
+    attention_first: nn.Module
     attention: nn.Module
     attention_last: nn.Module
+    entered_first: Tensor | None = None
     entered: Tensor | None = None
     entered_last: Tensor | None = None
     states: Tensor | None = None
@@ -58,7 +61,8 @@ class Encoded:
     @cached_property
     def patches(self) -> Tensor:
         """(N, D): what the projector was fed; where it joins G patches, (N, G·D)."""
-        return self._tokens(wide(self.states)).flatten(1)
+        states = self.family.tower.fed(self.base, self.kind, self.states)
+        return self._tokens(wide(states)).flatten(1)
 
     @cached_property
     def cls_patch(self) -> Tensor:
@@ -67,10 +71,23 @@ class Encoded:
 
     @cached_property
     def cls_row(self) -> Tensor:
-        """(N, H): attention that the class token pays in the feature layer, softmax over all."""
-        q, k = self._heads(self.entered[:, :1]), self._heads(self.entered, "k")
-        rows = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)[..., 0, :]  # (F, H, n)
-        return self._tokens(_without_class(rows.mT))[:, 0]
+        """(N, H): attention that the class token pays in the feature layer, softmax over all; mean
+        over the patches of a token."""
+        return self._class_row(self.attention, self.entered)
+
+    @cached_property
+    def first_cls_row(self) -> Tensor:
+        """(N, H): the same in the first layer."""
+        return self._class_row(self.attention_first, self.entered_first)
+
+    @cached_property
+    def tiles(self) -> Tensor:
+        """(N,) int64: the tower's picture that a token shows a place of; -1 where there is none."""
+        sizes = self._sizes(self.entered.shape[:-1].numel())
+        numbers = torch.arange(1, len(sizes) + 1, device=self.entered.device)
+        numbers = numbers.repeat_interleave(numbers.new_tensor(sizes)).double()
+        numbers = self._tokens(numbers.reshape(*self.entered.shape[:-1], 1))
+        return numbers.amax((1, 2)).long() - 1
 
     @cached_property
     def received(self) -> Tensor:
@@ -98,11 +115,12 @@ class Encoded:
 
     @cached_property
     def last_cls_row(self) -> Tensor:
-        """(N,): softmax of the last layer's class query times keys, heads not separated."""
+        """(N,): softmax of the last layer's class query times keys, heads not separated; mean over
+        the patches of a token."""
         q = self._flat(self.attention_last, "q", self.entered_last[:, :1])
         k = self._flat(self.attention_last, "k", self.entered_last)
         rows = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (F, 1, n)
-        return self._tokens(_without_class(rows.mT))[:, 0, 0]
+        return self._tokens(_without_class(rows.mT)).mean(1)[:, 0]
 
     @cached_property
     def last_keys(self) -> Tensor:
@@ -114,18 +132,38 @@ class Encoded:
     def _tokens(self, values: Tensor) -> Tensor:
         return self.family.tower.tokens(self.base, self.kind, values, self.given)
 
+    def _class_row(self, attention: nn.Module, entered: Tensor) -> Tensor:
+        q = self._heads(entered[:, :1], "q", attention)
+        k = self._heads(entered, "k", attention)
+        rows = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)[..., 0, :]  # (F, H, n)
+        return self._tokens(_without_class(rows.mT)).mean(1)
+
     def _flat(self, attention: nn.Module, which: str, rows: Tensor) -> Tensor:
         """q or k of rows (..., D), all heads in a row; the bias is added in float32."""
+<<<<<<< HEAD
         module = getattr(attention, f"{which}_proj", None)
         if module is not None:
             return product(module, rows)
         # one matrix for queries, keys and values
         return product(attention.qkv, rows).chunk(3, -1)["qk".index(which)]
+=======
+        module, part = getattr(attention, f"{which}_proj", None), slice(None)
+        norm = getattr(attention, f"{which}_norm", nn.Identity())
+        if module is None:  # one matrix for queries, keys and values
+            module = attention.qkv
+            width = module.out_features // 3
+            part = slice(width * (which == "k"), width * (1 + (which == "k")))
+        if type(module) is not nn.Linear:
+            return norm(wide(module(rows))[..., part])
+        out = wide(linear(rows, module.weight[part]))
+        return norm(out if module.bias is None else out + wide(module.bias[part]))
+>>>>>>> main
 
-    def _heads(self, rows: Tensor, which: str = "q") -> Tensor:
+    def _heads(self, rows: Tensor, which: str = "q", attention: nn.Module | None = None) -> Tensor:
         """(..., n, D) → (..., H, n, d), not rotated."""
-        flat = self._flat(self.attention, which, rows)
-        return flat.unflatten(-1, (self.attention.num_heads, -1)).transpose(-3, -2)
+        attention = attention or self.attention
+        flat = self._flat(attention, which, rows)
+        return flat.unflatten(-1, (attention.num_heads, -1)).transpose(-3, -2)
 
     def _turned(self, which: str) -> Tensor:
         """q or k of all M tower tokens one after another, (H, M, d), as the layer multiplies
@@ -229,7 +267,7 @@ def _blank(base: nn.Module, family: Family, kind: str, given: dict[str, Any]) ->
     tower = family.tower
     layers = tower.blocks(base, kind)
     feature = layers[tower.feature_layer(base, kind, given)]
-    inner = [getattr(layer, tower.attention) for layer in (feature, layers[-1])]
+    inner = [getattr(layer, tower.attention) for layer in (layers[0], feature, layers[-1])]
     return Encoded(family, base, kind, told, *inner)
 
 
@@ -251,6 +289,7 @@ def _hooked(found: Encoded) -> Iterator[None]:
     layers = found.family.tower.blocks(found.base, found.kind)
     (feature,) = (m for m in layers if found.attention in m.children())
     with Attached() as hung:
+        hung.hook(found.attention_first, enters("entered_first"))
         hung.hook(found.attention, enters("entered"))
         hung.hook(found.attention_last, enters("entered_last"))
         hung.hook(feature, leaves, after=True)

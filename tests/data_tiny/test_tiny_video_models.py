@@ -25,6 +25,7 @@ from qvid_utils.workbook.benchmarks import TINY_VIDEO, video_suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
+from qvid_utils.workbook.run.look import look
 from qvid_utils.workbook.studies import video
 
 LEAST = 0.85  # of the questions of a type, all of them (`python -m qvid_utils run --stored video`)
@@ -190,7 +191,7 @@ def test_in_frames_spends_nothing_on_what_shows_no_place(loaded, family):
     the next best take."""
     rows = some("tiny_mvbench", 8, 4).samples
     cells = [Cell("qvid", share=15.0), Cell(video.in_frames("qvid"), share=15.0)]
-    shown = video.kept(*loaded, rows, cells)
+    shown = look(*loaded, rows, cells)
     kept = shown[shown["kept"]]
     own, other = (kept[kept["method"] == name] for name in ("qvid", "qvid_in_frames"))
     assert len(own) == len(other) and (other["frame"] >= 0).all()

@@ -10,10 +10,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from twins import (
     BOTH,
     DOTS,
+    FILMS,
+    IDEFICS,
+    MIXED,
     PLACES,
+    PLACES_OF,
     PROCESSOR,
     QWEN,
-    QWEN_PLACES,
+    QWEN3,
     STAR,
     TAIL,
     TALK,
@@ -38,6 +42,7 @@ from qvid_utils.families import (
 )
 from qvid_utils.families.answer_format import ANSWER_FORMAT
 from qvid_utils.families.base import query_tokens
+from qvid_utils.families.refused import REFUSED
 from qvid_utils.prune import observed, pruned
 
 IMAGE = 4
@@ -61,13 +66,24 @@ def test_addresses_lead_to_the_parts(model_type):
 
 LAID = {  # family: blocks of BOTH (two pictures), of STAR (one), of FILM (a video)
     "llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], None),
+    "llava_next": (
+        [Block(1, 4, 4), Block(1, 8, 4, line=1), Block(1, 4, 4), Block(1, 4, 6, line=1)],
+        [Block(1, 4, 4), Block(1, 8, 4, line=1)], None,
+    ),
+    "llava_next_video": (
+        [Block(1, 4, 4), Block(1, 8, 4, line=1), Block(1, 4, 4), Block(1, 4, 6, line=1)],
+        [Block(1, 4, 4), Block(1, 8, 4, line=1)], [Block(3, 2, 2)],
+    ),
+    **dict.fromkeys(IDEFICS, ([Block(1, 4, 4)] * 3, [Block(1, 4, 4)] * 2, None)),
+    "internvl": ([Block(1, 4, 4)] * 3, [Block(1, 4, 4)] * 2, None),  # two tiles and one
     "video_llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], [Block(2, 4, 4, lead=1)]),
     "llava_onevision": (
         [Block(1, 4, 4, end=1)] * 2, [Block(1, 4, 4), Block(1, 6, 4, line=1)],
         [Block(3, 2, 2, end=1)],
     ),
-    "qwen2_vl": ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)]),
-    "qwen2_5_vl": ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)]),
+    **dict.fromkeys(
+        QWEN, ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], [Block(2, 4, 2)])
+    ),
 }  # fmt: skip
 
 
@@ -125,10 +141,11 @@ def test_the_grid_is_known_inside_generate(model_type, beams):
     assert [one["grid"] for one in found] == [(1, 8, 2)] * beams + [(1, 4, 4)] * beams
 
 
-def test_a_model_with_deepstack_is_refused_with_the_reason():
-    config = type("Config", (), {"model_type": "qwen3_vl"})
-    with pytest.raises(Unavailable, match="qwen3_vl adds picture features .*use Qwen2.5-VL"):
-        family_of(type("Qwen3VL", (torch.nn.Module,), {"config": config})())
+def test_a_refused_model_type_says_why(monkeypatch):
+    monkeypatch.setitem(REFUSED, "oddity", "sees with its ears")
+    config = type("Config", (), {"model_type": "oddity"})
+    with pytest.raises(Unavailable, match="pruning Odd: oddity sees with its ears"):
+        family_of(type("Odd", (torch.nn.Module,), {"config": config})())
 
 
 def test_unsupported_models_are_refused_with_what_is_supported():
@@ -153,7 +170,8 @@ def test_unsupported_models_are_refused_with_what_is_supported():
 def words(text, kind="question", template=None, tokenizer=TOKENS):
     """The words that are chosen in a rendered prompt, as text."""
     template = template or template_of(built())
-    places = {p for p in (*PLACES[:2], *QWEN_PLACES[:2]) if p in tokenizer.get_vocab()}
+    every = {p for kind in (PLACES, *PLACES_OF.values()) for p in kind[:2]}
+    places = every & set(tokenizer.get_vocab())
     for place in places:
         text = text.replace(place, place * 3)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -277,9 +295,8 @@ def test_the_chosen_words_of_each_family(model_type, name):
     text, template = chat(own, *turns), template_of(built(model_type))
     assert words(text, "question", template, own) == question
     assert words(text, "content", template, own) == question.removesuffix(TAIL)
-    ending = {"<|im_start|>": "<|im_end|> <|im_start|> assistant"}.get(
-        "<|im_start|>" if "<|im_start|>" in text else "", "ASSISTANT:"
-    )
+    endings = ("<|im_end|> <|im_start|> assistant", "<end_of_utterance> Assistant :", "ASSISTANT:")
+    ending = next(one for one in endings if one.split()[0] in text)
     if name in ("image first", "two images", "own system turn", "video first"):
         after = "<|vision_end|> " if model_type in QWEN else ""
         assert words(text, "prompt", template, own) == f"{after}{question} {ending}"
@@ -305,6 +322,21 @@ def test_a_template_may_open_and_set_off_pictures_as_it_likes():
         assert words(chat(own, *turns), "question", template, own) == ASK
     assert words(chat(own, ("user", [IMAGE, ASK])), "question", template, own) == ASK
     assert words(chat(own, ("user", [None, ASK])), "question", template, own) == ASK
+
+
+def test_roles_in_plain_words_between_special_tokens():
+    """As Idefics3 writes them: the turn ends in a special token, the next role is a word."""
+    own = copy.deepcopy(speaking("llava_onevision", "bytes")[0])
+    own.chat_template = (
+        "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize + ': ' }}"
+        "{% for p in m['content'] %}{{ p['text'] or '<image>' }}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{{ 'Assistant:' }}"
+    )
+    template = Template.of(own, own.convert_tokens_to_ids(["<image>"]))
+    for asked in ("Which is it, User: or Assistant: ?", "Assistant: or User: ?", "Where?"):
+        turn = ("user", [IMAGE, asked])
+        for turns in ((turn,), (("user", ["Where?"]), ("assistant", ["left"]), turn)):
+            assert words(chat(own, *turns), "question", template, own) == asked
 
 
 def test_what_a_template_writes_is_text_without_blanks():
@@ -385,3 +417,14 @@ def test_a_mask_must_fit():
     beams = twice["input_ids"]
     spread = query_tokens(model, beams[0] == 10, beams, beams > 0, beams == IMAGE)
     assert torch.equal(spread, beams == 10)
+
+
+@pytest.mark.parametrize("family", QWEN3)
+def test_the_time_before_a_frame_is_no_word_of_the_question(family):
+    model, inputs = built(family), ask(FILMS, MIXED, model_type=family)
+    with pruned(model, "qvid", 5) as trace:
+        model(**inputs)
+    own = tokenizer(family)
+    for prompt, ids, words in zip((FILMS, MIXED), inputs["input_ids"], trace.query, strict=True):
+        assert own.decode(ids[ids != 5]).count("seconds") == 2 * prompt.videos
+        assert own.decode(ids[words]) == prompt.words + TAIL

@@ -7,7 +7,20 @@ import pytest
 import torch
 from oracle import places, recording, relayed
 from pairwise import matrix
-from twins import BOTH, DOTS, ELSEWHERE, QWEN, STAR, TALK, ask, built, cases
+from twins import (
+    BOTH,
+    DOTS,
+    ELSEWHERE,
+    HAVE_CLASS,
+    QWEN,
+    QWEN3,
+    STAR,
+    TALK,
+    ask,
+    built,
+    cases,
+    language,
+)
 
 from qvid_utils.algebra.cuts import Cut, Staged, at
 from qvid_utils.algebra.selection import Kept
@@ -34,14 +47,24 @@ def stages(keep, n_visual, n_layers, layer=None):
 
 
 def carried(name, family):
-    if NEED_CLASS & {*METHODS[name].rule.sees} and family not in ("llava", "video_llava"):
+    if NEED_CLASS & {*METHODS[name].rule.sees} and family not in HAVE_CLASS:
         return False
+    if "patches" in METHODS[name].select_sees and not FAMILIES[family].patchwise:
+        return False
+    if family in QWEN3 and METHODS[name].merges and name != "holov_received":
+        return isinstance(METHODS[name].schedule, Staged) and name != "sparsevlm"
     return family not in QWEN or METHODS[name].positions != "contiguous"
+
+
+def stages_later(keep, n_visual, n_layers, layer=None):
+    """The same behind the first two layers, after which features of single tokens are added."""
+    return tuple(replace(cut, layer=cut.layer + 1) for cut in stages(keep, n_visual, n_layers))
 
 
 def small(name, family):
     chosen = METHODS[name]
-    return replace(chosen, schedule=stages) if isinstance(chosen.schedule, Staged) else chosen
+    own = stages_later if family in QWEN3 else stages
+    return replace(chosen, schedule=own) if isinstance(chosen.schedule, Staged) else chosen
 
 
 cells = matrix(
@@ -114,6 +137,23 @@ def test_what_a_family_cannot_renumber_says_so(family, name):
         pass
 
 
+@pytest.mark.parametrize("family", QWEN3)
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].merges])
+def test_what_would_be_added_to_single_tokens_is_not_added_to_sums(family, name):
+    """Refused, by whichever reason comes first, or no sum at all: then carried."""
+    model, inputs = built(family), ask(STAR, model_type=family)
+    early = r"merges tokens at layer [01], and qwen3.* adds a feature of each single token after "
+    reasons = (
+        f"{early}its first 2 layers|no class token|along several axes|no text tower|joins patches"
+    )
+    if name in ("holov_received",):
+        with pruned(model, name, KEEP):
+            model(**inputs)
+        return
+    with pytest.raises(Unavailable, match=reasons), pruned(model, name, KEEP):
+        model(**inputs)
+
+
 # --------------------------------------------------------------------------------- who is who
 
 
@@ -135,8 +175,10 @@ def test_later_cuts_know_reordered_tokens_by_their_numbers():
     assert after.scored.tolist() == before.scored[stands].tolist() != before.kept.tolist()
     assert after.kept.tolist() == after.scored[:4].tolist()
     door = {}
-    hook = model.base_model.language_model.layers[0].register_forward_pre_hook(
-        lambda module, args: door.update(stream=args[0])
+    hook = (
+        language(model)
+        .layers[0]
+        .register_forward_pre_hook(lambda module, args: door.update(stream=args[0]))
     )
     model(**inputs)
     hook.remove()

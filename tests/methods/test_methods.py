@@ -3,12 +3,15 @@
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from qvid_utils.algebra.cuts import at, mean_tokens
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.methods import METHODS, RULES, Method, method, rule
+from qvid_utils.methods.base import Methods
+from qvid_utils.methods.sparsevlm import Recycle
 
 rules = SimpleNamespace(**RULES)
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -53,6 +56,17 @@ def test_the_methods_of_the_papers():
     assert METHODS["v2drop"].rule is METHODS["variation"].rule is rules.variation
     assert len(METHODS["v2drop"].schedule(64, 576, 32)) == 3
     assert METHODS["sigma_weighted"].params == {"rank": None}
+
+
+def test_in_a_notebook_the_methods_are_a_table():
+    page = METHODS._repr_html_()
+    assert page.count("<tr>") == len(METHODS) + 1 and page.count("<td>") == 4 * len(METHODS)
+    assert (
+        "<tr><td>FastV</td><td><code>fastv</code></td><td>"
+        '<a href="https://arxiv.org/abs/2403.06764">ECCV 2024</a></td><td>layer 2 of 32</td></tr>'
+    ) in page
+    own = Methods(a=dataclasses.replace(METHODS["qvid"], label="a < b", schedule=lambda *_: ()))
+    assert "a &lt; b" in own._repr_html_()
 
 
 def test_overrides_make_a_new_method():
@@ -117,10 +131,10 @@ def test_what_is_no_name_is_refused(wrong):
 
 @pytest.mark.parametrize("wrong", ["rnk", "layer", "keep", "params", "name", "seed"])
 def test_an_unknown_override_raises_with_those_allowed(wrong):
-    message = f"has no {wrong}; parameters of its rule: rank; .*fields of every method: schedule, "
+    message = f"takes no {wrong}=3; parameters of its rule: rank; .*fields of every method: sched"
     with pytest.raises(ValueError, match=message):
         method("qvid", **{wrong: 3})
-    with pytest.raises(ValueError, match="has no rank; parameters of its rule: none"):
+    with pytest.raises(ValueError, match="takes no rank=3; parameters of its rule: none"):
         method("fastv", rank=3)
 
 
@@ -154,6 +168,47 @@ def test_a_bad_value_raises_with_what_is_allowed(override, message):
 def test_a_bad_type_raises_with_what_is_allowed(override, message):
     with pytest.raises(TypeError, match=message):
         method("qvid", **override)
+
+
+@pytest.mark.parametrize(
+    "name, option, kind, message",
+    [
+        ("sparsevlm", {"size": 0}, ValueError, "size=0: give a whole number, 1 or more"),
+        ("sparsevlm", {"size": 2.5}, TypeError, "size=2.5: give a whole number, 1 or more"),
+        ("sparsevlm", {"part": 2.0}, ValueError, "part=2.0: give a number, 0 or more, below 1"),
+        ("sparsevlm", {"part": 1}, ValueError, "part=1: give a number, 0 or more, below 1"),
+        ("sparsevlm", {"part": float("nan")}, ValueError, "part=nan: give a number"),
+        ("sparsevlm", {"in_place": "no"}, TypeError, "in_place='no': give True or False"),
+        ("holov", {"chunks": 2.5}, TypeError, "chunks=2.5: give a whole number, 1 or more"),
+        ("holov", {"alpha": -1}, ValueError, "alpha=-1: give a number, 0 or more"),
+        ("vispruner", {"step": 1.5}, TypeError, "step=1.5: give a whole number, 1 or more"),
+        ("vispruner", {"important": 1.1}, ValueError, "important=1.1: give a number, 0 to 1"),
+        ("dart", {"text_pivots": "a"}, TypeError, "text_pivots='a': give a whole number, 0 or"),
+        ("dart", {"visual_pivots": True}, TypeError, "visual_pivots=True: give a whole number, 1"),
+        ("hired", {"official_counts": "yes"}, TypeError, "official_counts='yes': give True or"),
+        ("hired", {"official_counts": 1}, TypeError, "official_counts=1: give True or False"),
+        ("visionzip", {"part": 1.0}, ValueError, "part=1.0: give a number, 0 or more, below 1"),
+        ("prumerge", {"neighbours": -1}, ValueError, "neighbours=-1: give a whole number, 0 or"),
+        ("svd_prune", {"center": "yes"}, TypeError, "center='yes': give True or False"),
+        ("svd_prune", {"tau": "0.9"}, TypeError, "tau='0.9': give a number, such as 0.9"),
+        ("sparsevlm_plus", {"heads": "all"}, TypeError, "heads='all': give a number, such as 14"),
+        ("trim", {"sign": True}, TypeError, "sign=True: give a number, such as -1"),
+        ("qvid", {"name": "abc"}, ValueError, "method 'qvid' takes no name='abc'"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_before_anything_runs(name, option, kind, message):
+    with pytest.raises(kind, match=message):
+        method(name, **option)
+
+
+def test_numpy_numbers_and_masks_are_plain_ones():
+    made = method("sparsevlm", size=np.int64(5), part=np.float32(0.5), in_place=np.bool_(True))
+    assert made.select == Recycle(0.5, 5, True) and type(made.select.size) is int
+    assert method("qvid", rank=np.int64(8)).params == {"rank": 8}
+    mask = np.array([True, False])
+    assert torch.equal(method("qvid", query=mask).query, torch.tensor([True, False]))
+    with pytest.raises(ValueError, match="a mask must be bool .* got torch.int64"):
+        method("qvid", query=np.array([1, 0]))
 
 
 def test_the_nearest_name_is_found_whatever_the_case():

@@ -1,5 +1,6 @@
 """Every rule of RULES by identities; the formulas on examples that can be worked on paper."""
 
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -396,13 +397,74 @@ def test_a_signature_that_breaks_the_contract_is_refused(listed, function, messa
 
 def test_a_rule_needs_a_source_and_a_name_of_its_own(listed):
     with pytest.raises(ValueError, match="say which paper"):
-        rule(source=" ")
+        rule(source=" ")(later)
 
     def qvid(keys):
         return keys
 
     with pytest.raises(ValueError, match="rule 'qvid' exists already in qvid_utils.methods.qvid"):
         rule(source="a test")(qvid)
+
+
+def test_a_rule_without_its_source_says_how_to_write_it(listed):
+    with pytest.raises(TypeError, match="write @rule.source='paper and equation'. above"):
+        rule(lambda keys: keys)
+    with pytest.raises(TypeError, match="source=5: say in words where the rule comes from"):
+        rule(source=5)(later)
+    with pytest.raises(ValueError, match="say which paper"):
+        rule()(later)
+
+
+async def later(keys):
+    return keys
+
+
+def one_by_one(keys):
+    yield keys
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda keys: keys, "a lambda has no name to be asked for by"),
+        (later, "rule 'later' is async or yields: write a plain function"),
+        (one_by_one, "rule 'one_by_one' is async or yields"),
+        (torch.nn.Linear, "is no function; write the rule with def"),
+        (functools.partial(later), "is no function; write the rule with def"),
+        (3, "3 is no function"),
+    ],
+)
+def test_what_is_no_plain_function_is_no_rule(listed, function, message):
+    before = dict(listed)
+    with pytest.raises(TypeError, match=message):
+        rule(source="a test")(function)
+    assert listed == before
+
+
+def test_a_rule_of_a_methods_name_is_refused(listed):
+    def fastv(keys):
+        return keys
+
+    with pytest.raises(ValueError, match="rule 'fastv': a method has that name already"):
+        rule(source="a test")(fastv)
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (None, "rule 'mine' returned nothing: return a torch tensor with one real number"),
+        ([1.0, 2.0], "rule 'mine' returned a list: return a torch tensor"),
+        (torch.ones(2).numpy(), "rule 'mine' returned a numpy array"),
+        (torch.ones(2, dtype=torch.complex64), "rule 'mine' returned complex numbers"),
+        (0.5, "rule 'mine' returned a float"),
+    ],
+)
+def test_a_rule_that_gives_no_scores_is_named(listed, value, message):
+    def mine(keys):
+        return value
+
+    with pytest.raises(TypeError, match=message):
+        rule(source="a test")(mine)(torch.ones(2))
 
 
 def test_a_broken_interaction_is_named():

@@ -323,5 +323,5 @@ def test_the_official_count_has_the_mean_beyond_it():
         with pruned(model, "trim", 16, official_counts=official) as trace:
             model(**inputs)
         assert len(trace.cuts[0].kept) == count and trace.mean_tokens == [count]
-    with refused("method 'qvid' has no official_counts"):
+    with refused("method 'qvid' takes no official_counts"):
         method("qvid", official_counts=True)

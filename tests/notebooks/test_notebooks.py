@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from qvid_utils.paths import FIGURES, NOTEBOOKS, ROOT
+from qvid_utils.paths import FIGURES, NOTEBOOKS
 from qvid_utils.workbook.cli.notebooks import KEPT_CELL_METADATA, NOTEBOOK_METADATA, as_text
 
 MAX_BYTES = 400_000
@@ -120,10 +120,17 @@ def metadata_faults(notebook):
 
 
 def title_faults(notebook):
+    """Title, question, three findings, and where to go from here."""
     first = notebook.cells[0]
     if first.cell_type != "markdown" or not first.source.startswith("# "):
         return ["the first cell must be text that begins with `# `"]
-    return []
+    faults = []
+    if len(re.findall(r"^- \*\*", first.source, flags=re.MULTILINE)) != 3:
+        faults.append("under the title there must be three bullets that begin with `- **`")
+    for link in ("[Glossary](../data/glossary.md)", "[README](../README.md)"):
+        if link not in first.source:
+            faults.append(f"the first cell must link {link}")
+    return faults
 
 
 def faults_of(notebook):
@@ -156,57 +163,28 @@ def install_cell():
     return code_cells(nbformat.read(FILES[0], as_version=4))[1]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_install_cell_stands_before_the_setup_in_every_notebook(path):
-    _, install, setup = code_cells(nbformat.read(path, as_version=4))[:3]
-    assert (install.id, install.source) == ("colab", install_cell().source)
-    assert install.outputs == [] and "tags" not in install.metadata
-    assert setup.source.startswith("from qvid_utils import startup\n")
+def test_the_install_cell_is_in_the_first_notebook_alone():
+    for path in FILES:
+        cells = code_cells(nbformat.read(path, as_version=4))
+        assert [cell.get("id") == "colab" for cell in cells].count(True) == (path == FILES[0])
+        setup = cells[2 if path == FILES[0] else 1]
+        assert setup.source.startswith("from qvid_utils import startup\n"), path
 
 
 def test_outside_colab_the_install_cell_does_nothing(tmp_path):
-    """In a Python that has no package of ours: nothing said, written, imported or named but sys."""
-    told = "\nprint(sorted(set(globals()) - before), len(sys.modules) - number)"
-    counted = "import sys\nnumber = len(sys.modules)\nbefore = {'before', *globals()}\n"
-    command = [sys.executable, "-I", "-S", "-c", counted + install_cell().source + told]
+    """In a Python that has no package of ours: nothing printed or written."""
+    command = [sys.executable, "-I", "-S", "-c", install_cell().source]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert (ran.stdout, ran.stderr) == ("[] 0\n", "") and not list(tmp_path.iterdir())
+    assert (ran.stdout, ran.stderr) == ("", "") and not list(tmp_path.iterdir())
 
 
-def run_in_colab(monkeypatch, folder, installed=()):
-    """Run the install cell as in Colab; the commands that it gives, with their folders, and how
-    it ends. installed: names of distributions that are there."""
+def test_in_colab_it_installs_the_checkout_with_the_constraints(monkeypatch):
     given = []
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     monkeypatch.setattr(subprocess, "run", lambda words, **more: given.append((words, more)))
-    there = [type("Found", (), {"name": name}) for name in installed]
-    monkeypatch.setattr("importlib.metadata.distributions", lambda: there)
-    monkeypatch.chdir(folder)
-    try:
-        exec(install_cell().source, {})
-    except SystemExit as end:
-        return given, str(end)
-    return given, ""
-
-
-@pytest.mark.parametrize("where", ["beside", "in", "below"])
-def test_in_colab_it_installs_the_checkout_with_the_constraints(monkeypatch, tmp_path, where):
-    """Whether the notebook runs beside the checkout (`/content`), in it, or in `notebooks`."""
-    root = tmp_path / "checkout"
-    (root / "notebooks").mkdir(parents=True)
-    (root / "qvid_utils").mkdir()
-    (root / "qvid_utils" / "__init__.py").touch()
-    folder = {"beside": tmp_path, "in": root, "below": root / "notebooks"}[where]
-    given, said = run_in_colab(monkeypatch, folder)
-    pip = [sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", "."]
-    assert given == [(pip, {"cwd": root, "check": True})]
-    assert "Restart" in said
-
-
-def test_in_colab_it_installs_once_and_says_what_is_missing(monkeypatch, tmp_path):
-    assert run_in_colab(monkeypatch, ROOT, ["numpy", "qvid-workbook"]) == ([], "")
-    given, said = run_in_colab(monkeypatch, tmp_path, ["numpy"])
-    assert given == [] and "whole checkout" in said
+    exec(install_cell().source, {})
+    pip = "-m pip install -q -c constraints.txt -e .[workbook]".split()
+    assert given == [([sys.executable, *pip], {"cwd": "..", "check": True})]
 
 
 def good_notebook():
@@ -214,7 +192,9 @@ def good_notebook():
     parameters.metadata["tags"] = ["parameters"]
     shown = new_code_cell("print(seed)", execution_count=2)
     shown.outputs = [new_output("stream", name="stdout", text="0\n")]
-    cells = [new_markdown_cell("# Title"), parameters, shown]
+    links = "[Glossary](../data/glossary.md) · [README](../README.md)"
+    title = "# Title\n\n- **One.**\n- **Two.**\n- **Three.**\n\n" + links
+    cells = [new_markdown_cell(title), parameters, shown]
     return new_notebook(cells=cells, metadata=NOTEBOOK_METADATA)
 
 
@@ -224,7 +204,7 @@ def test_a_good_notebook_has_no_faults():
 
 def test_a_notebook_may_define_a_rule():
     notebook = good_notebook()
-    notebook.cells[-1].source = "@rule(source='mine')\ndef loud(keys):\n    return keys.norm()"
+    notebook.cells[-1].source = "@rule(source='mine')\ndef longest(keys):\n    return keys.norm()"
     assert faults_of(notebook) == []
 
 
@@ -237,6 +217,8 @@ def spoil(name, notebook):
     machine = new_output("stream", name="stdout", text="read from /" + "home/me/data")
     steps = {
         "title": lambda: title.update(source="Title"),
+        "two findings": lambda: title.update(source=title.source.replace("- **One.**\n", "")),
+        "no glossary": lambda: title.update(source=title.source.replace("glossary.md", "x.md")),
         "untagged": lambda: parameters.metadata.update(tags=[]),
         "computed": lambda: parameters.update(source="profile = 'tiny'\nseed = int(0)"),
         "no seed": lambda: parameters.update(source="profile = 'tiny'"),

@@ -9,8 +9,10 @@ from qvid_utils.methods import method
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import pixels
 from qvid_utils.workbook.plots import base as figures
-from qvid_utils.workbook.studies import explorer
-from qvid_utils.workbook.studies.explorer import OWN, Panel, Session, explore
+from qvid_utils.workbook.studies import explorer_figure, explorer_panel, explorer_session
+from qvid_utils.workbook.studies.explorer import explore
+from qvid_utils.workbook.studies.explorer_panel import NONE, OWN, Panel
+from qvid_utils.workbook.studies.explorer_session import Session
 
 widgets = pytest.importorskip("ipywidgets", reason="the extra `lab` is not installed")
 
@@ -60,17 +62,19 @@ def test_the_layer_goes_back_to_each_methods_own(panel):
 
 
 def test_an_example_brings_its_question(panel):
-    place = explorer.examples()["tiny_mme/0000: Is there a letter H in the picture?"]
+    place = explorer_session.examples()["tiny_mme/0000: Is there a letter H in the picture?"]
     assert moved(panel, "example", place)
     assert panel.controls["question"].value.startswith("Is there a letter H in the picture?")
     assert panel.session.asked.question == panel.controls["question"].value
     panel.message.value = "as before"
-    assert not moved(panel, "example", None) and panel.message.value == "as before"
+    assert not moved(panel, "example", NONE) and panel.message.value == "as before"
 
 
 def test_a_file_and_an_upload(panel, tmp_path):
     file = tmp_path / "a.png"
-    explorer._example(("tiny_sqa", suite("tiny_sqa").samples["id"].iloc[50]))["picture"].save(file)
+    explorer_session.example(("tiny_sqa", suite("tiny_sqa").samples["id"].iloc[50]))[
+        "picture"
+    ].save(file)
     assert moved(panel, "file", str(file))
     first = panel.session.asked.seen
     assert not moved(panel, "file", "")
@@ -78,7 +82,7 @@ def test_a_file_and_an_upload(panel, tmp_path):
     assert "none.png cannot be read as one" in panel.message.value
     assert panel.session.asked.seen is first
     upload = {"name": "b.png", "type": "image/png", "size": 1, "last_modified": datetime.now(UTC),
-              "content": memoryview(explorer.figures_explorer.png(drawing()))}  # fmt: skip
+              "content": memoryview(explorer_figure.png(drawing()))}  # fmt: skip
     panel.controls["upload"].set_trait("value", (upload,))
     assert panel.session.asked.seen is not first and panel.session.asked.seen.max() == 255
 
@@ -95,6 +99,8 @@ def test_a_wrong_value_is_said_and_changes_nothing(panel):
     assert figures.VERMILION in panel.message.value
     assert not moved(panel, "model", "tiny/no")
     assert "no embedded model" in panel.message.value
+    assert panel.controls["question"].value == QUESTION  # back to what is drawn
+    assert panel.controls["model"].value == "tiny/llava"
     assert moved(panel, "question", "How many letters ?")  # and on it goes
     assert figures.VERMILION not in panel.message.value
 
@@ -127,10 +133,12 @@ def test_limits_follow_the_picture(panel, monkeypatch):
 
 def test_saving_tells_where(panel, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "figures_dir", lambda profile: tmp_path / "figures" / profile)
-    monkeypatch.setattr(explorer, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(explorer_session, "FIGURES", tmp_path / "figures")
     panel.controls["save"].click()
     assert "saved figures/tiny/fig_x_mine.png" in panel.message.value
     assert (tmp_path / "figures" / "tiny" / "fig_x_mine.pdf").exists()
+    panel.controls["save"].click()
+    assert "there is a figure" in panel.message.value and "already" in panel.message.value
     panel.controls["name"].value = "a/b"
     panel.controls["save"].click()
     assert "use letters" in panel.message.value
@@ -141,7 +149,7 @@ def test_a_method_of_ones_own_is_among_the_choices(tiny):
     panel = Panel(widgets, Session(*tiny, PICTURE, QUESTION, methods=["qvid", mine]), "fig_x")
     assert panel.controls["method 2"].value is mine
     labels = [label for label, _ in panel.controls["method 2"].options]
-    assert labels[0] == "mine (as given)" and len(labels) == len(explorer.every_method()) + 1
+    assert labels[0] == "mine (as given)" and len(labels) == len(explorer_panel.every_method()) + 1
 
 
 def test_a_page_that_cannot_have_sliders_gets_the_figure(tiny, monkeypatch):

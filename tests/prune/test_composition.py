@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracle import masked
 from pairwise import matrix
-from twins import BOTH, DOTS, STAR, TALK, ask, built
+from twins import BOTH, DOTS, STAR, TALK, ask, built, language
 
 from qvid_utils.algebra.cuts import Cut, Infeasible
 from qvid_utils.families import FAMILIES
@@ -110,8 +110,8 @@ def test_each_cut_has_its_own_positions(order):
     pair = [("stride", 9, {"layer": 2, "positions": policies[0]}),
             ("random", 4, {"layer": 5, "positions": policies[1]})]  # fmt: skip
     model, inputs, seen = built(), ask(STAR), {}
-    layers = model.base_model.language_model.layers
-    rotary, dummy = model.base_model.language_model.rotary_emb, torch.zeros(1)
+    layers = language(model).layers
+    rotary, dummy = language(model).rotary_emb, torch.zeros(1)
 
     def spy(i):
         return lambda m, a, k: seen.setdefault(i, []).append(k["position_embeddings"][0][0])

@@ -5,7 +5,8 @@ import itertools
 
 import pytest
 import torch
-from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, twin
+from oracle import entering
+from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, language, twin
 
 from qvid_utils.algebra.cuts import Cut
 from qvid_utils.families import FAMILIES
@@ -94,7 +95,7 @@ def test_streams_and_interaction_of_each_family(family):
     model = built(family)
     shown = [MIXED, FILM] if family in WITH_VIDEO else [BOTH]
     inputs = ask(DOTS, *shown, TALK, model_type=family)
-    states = model(**inputs, output_hidden_states=True).hidden_states
+    states = entering(model, inputs)
     words = ("hidden", "previous", "features", "queries", "keys", "interaction")
     with observed(model, *words, layer=3) as found:
         model(**inputs)
@@ -132,10 +133,12 @@ def test_streams_and_features(layer):
 
 def by_hand(model, inputs, layer, name, row, columns):
     """A projection of the normed stream, head by head, as the layer's own attention makes it."""
-    block = model.base_model.language_model.layers[layer]
-    stream = model(**inputs, output_hidden_states=True).hidden_states[layer][row, columns]
+    block = language(model).layers[layer]
+    stream = entering(model, inputs)[layer][row, columns]
     out = getattr(block.self_attn, name)(block.input_layernorm(stream))
-    return out.view(len(columns), -1, block.self_attn.head_dim).transpose(0, 1)
+    out = out.view(len(columns), -1, block.self_attn.head_dim)
+    norm = getattr(block.self_attn, name[0] + "_norm", None)
+    return (out if norm is None else norm(out)).transpose(0, 1)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -159,7 +162,7 @@ def test_rope_turns_the_interaction_into_attention_logits(family):
     with observed(model, "interaction", "attention", layer=3, rope=True) as found:
         model(**inputs)
     for one in found:  # equal up to each row's softmax constant
-        logits = one["interaction"] * model.base_model.language_model.layers[3].self_attn.scaling
+        logits = one["interaction"] * language(model).layers[3].self_attn.scaling
         ratio = logits - one["attention"].log()
         assert (ratio - ratio[..., :1]).abs().max() <= 1e-4
 
@@ -182,7 +185,7 @@ def test_a_word_is_computed_once_and_only_if_named(monkeypatch):
 def test_evidence_is_float32_and_a_large_bias_is_added_there(dtype):
     """A key bias of 400 times the content would leave nothing of it in half precision."""
     model = twin(attention_bias=True)
-    block = model.base_model.language_model.layers[0]
+    block = language(model).layers[0]
     block.self_attn.k_proj.bias.mul_(400)
     rows = torch.randn(9, 64)
     exact = project(block, "k_proj", rows)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built
+from oracle import entering
+from twins import BOTH, DOTS, FILM, MIXED, STAR, TALK, WITH_VIDEO, ask, built, language
 
 from qvid_utils.algebra.cuts import at
 from qvid_utils.families import FAMILIES, projections
@@ -35,11 +36,14 @@ def test_the_words_are_what_the_model_computes(family, layer):
     """Against the model's own attention maps, cache and states; in small blocks, too."""
     eager, model = built(family, attention="eager"), built(family)
     inputs = ask(*prompts(family), model_type=family)
-    out = eager(**inputs, output_attentions=True, output_hidden_states=True, use_cache=True)
+    out, streams = (
+        eager(**inputs, output_attentions=True, use_cache=True),
+        entering(eager, inputs),
+    )
     with observed(model, *WORDS, layer=layer) as found:
         model(**inputs)
     assert len(found) == len(list(spans(inputs)))
-    norm = eager.base_model.language_model.norm
+    norm = language(eager).norm
     for (row, visual, text), one in zip(spans(inputs), found, strict=True):
         own = out.attentions[layer - 1][row]
         expected = {"text_rows_before": own[:, text][..., visual]}
@@ -49,9 +53,9 @@ def test_the_words_are_what_the_model_computes(family, layer):
         keys = out.past_key_values.layers[layer - 1].keys[row]  # rotated
         norms = keys.abs().sum((0, 2))
         expected |= {"key_norms_before": norms[visual], "text_key_norms_before": norms[text]}
-        states = norm(out.hidden_states[layer][row])
+        states = norm(streams[layer][row])
         expected |= {"normed": states[visual], "text_normed": states[text]}
-        door = out.hidden_states[0][row]
+        door = streams[0][row]
         share = (door[visual] @ door[text].T).softmax(1)
         expected["text_relevance"] = share.mean(0)
         for word, wanted in expected.items():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from twins import STAR, TALK, ask, built, twin
+from twins import STAR, TALK, ask, built, language, twin
 
 from qvid_utils.algebra.selection import Kept, top_k
 from qvid_utils.methods import METHODS
@@ -70,7 +70,7 @@ def test_a_compiled_model_is_refused_and_its_tower_only_where_it_is_looked_at():
 def test_a_layer_that_is_not_entered_once_ends_the_call(monkeypatch, times):
     """What a stale graph does: the layer runs, and its hooks do not."""
     model, inputs = twin(), ask(STAR)
-    text = model.base_model.language_model
+    text = language(model)
     if times:
         last, whole, given = text.layers[7], text.norm.forward, {}
         last.register_forward_pre_hook(lambda _, a, k: given.update(k), with_kwargs=True)

@@ -20,8 +20,10 @@ from twins import (
     ELSEWHERE,
     FILM,
     FILMS,
+    HAVE_CLASS,
     MIXED,
     QWEN,
+    QWEN3,
     STAR,
     TALK,
     WITH_VIDEO,
@@ -29,6 +31,7 @@ from twins import (
     ask,
     built,
     cases,
+    language,
     tokenizer,
     twin,
 )
@@ -64,7 +67,7 @@ def cells(names):
             for family in sorted(FAMILIES)
             for cell in itertools.product([family], names, KERNELS, cases(family))
             if family not in QWEN or cell[1] not in ONE_AXIS
-            if family in ("llava", "video_llava") or cell[1] not in NEED_CLASS
+            if family in HAVE_CLASS or cell[1] not in NEED_CLASS
         ],
     )
 
@@ -98,11 +101,17 @@ def stages(keep, n_visual, n_layers, layer=None):
     return Cut(1, max(1, n_visual * 6 // 10)), Cut(4, max(1, n_visual * 3 // 10)), Cut(6, 1)
 
 
+def stages_later(keep, n_visual, n_layers, layer=None):
+    """The same behind the first two layers, after which features of single tokens are added."""
+    first, *rest = stages(keep, n_visual, n_layers)
+    return Cut(2, first.keep), *rest
+
+
 def small(name: str, family: str = "llava") -> Method:
     """The method, with a rank that fits 16 tokens: at rank 16 they would all tie."""
     chosen = method(name, rank=4) if METHODS[name].params.get("rank") else METHODS[name]
     if isinstance(chosen.schedule, Staged) and family != "llava":
-        chosen = replace(chosen, schedule=stages)
+        chosen = replace(chosen, schedule=stages_later if family in QWEN3 else stages)
     if chosen.positions == "contiguous" and family in QWEN:
         chosen = replace(chosen, positions="original")
     return chosen
@@ -210,7 +219,7 @@ def test_every_layer_can_be_cut(family, kernel, layer):
     assert {cut.layer for cut in cuts} == {layer}
     expected, alive = masked(model, inputs, cuts)
     for row, here in enumerate(alive):
-        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= EXACT
+        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= 2 * EXACT
     again, _ = masked(model, inputs, cuts, out.sequences)
     start = inputs["input_ids"].shape[1] - 1
     assert difference(torch.stack(out.logits, 1), again[:, start : start + 4]) <= EXACT
@@ -302,7 +311,7 @@ def test_contiguous_positions_at_the_door_are_a_shorter_prompt(family, kernel, c
     with pruned(model, "qvid", KEEP, layer=0, positions="contiguous") as trace:
         out = generate(model, inputs)
     embedded = {}
-    spy = model.base_model.language_model.register_forward_pre_hook(
+    spy = language(model).register_forward_pre_hook(
         lambda m, a, k: embedded.update(k), with_kwargs=True
     )
     model(**inputs)
@@ -317,7 +326,7 @@ def test_contiguous_positions_at_the_door_are_a_shorter_prompt(family, kernel, c
         short = embedded["inputs_embeds"][row, stays]
         tokens = out.sequences[row, ids.shape[1] : -1]
         short = torch.cat([short, model.get_input_embeddings()(tokens)])
-        logits = model.lm_head(model.base_model.language_model(inputs_embeds=short[None])[0])
+        logits = model.lm_head(language(model)(inputs_embeds=short[None])[0])
         assert difference(logits[0, -4:], torch.stack(out.logits, 1)[row]) <= EXACT
 
 
@@ -329,12 +338,12 @@ def test_contiguous_positions_inside_renumber_the_rotary_pair():
         return lambda m, a, k: seen.update({i: k["position_embeddings"]})
 
     with pruned(model, "qvid", KEEP, layer=3, positions="contiguous"):
-        layers = model.base_model.language_model.layers
+        layers = language(model).layers
         spies = [layers[i].register_forward_pre_hook(spy(i), with_kwargs=True) for i in (2, 3)]
         model(**inputs)
         for s in spies:
             s.remove()
-    rotary, dummy = model.base_model.language_model.rotary_emb, torch.zeros(1)
+    rotary, dummy = language(model).rotary_emb, torch.zeros(1)
     length = seen[3][0].shape[1]
     assert torch.equal(seen[3][0][1], rotary(dummy, torch.arange(length)[None])[0][0])
     words = [int(inputs["attention_mask"][row].sum()) - 9 for row in (0, 1)]
@@ -377,6 +386,8 @@ def test_each_precision_against_its_own_oracle(family, kernel, dtype, near):
 def test_in_float64_dropping_is_hiding_to_the_last_digits(family, name):
     """What the other oracles leave over is rounding and nothing else."""
     model = twin(family).double()
+    if "moe" in family:  # the kernel of experts has no float64
+        model.set_experts_implementation("eager")
     for prompt in (BOTH, *((MIXED, FILMS) if family in WITH_VIDEO else ())):
         inputs = ask(prompt, model_type=family)
         inputs = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
@@ -635,8 +646,10 @@ def test_a_selection_may_ask_for_evidence_and_merge():
     merging = replace(METHODS["qvid"], select=select)
     states = {}
     with pruned(model, merging, KEEP, layer=3):
-        spy = model.base_model.language_model.layers[3].register_forward_pre_hook(
-            lambda m, args: states.update(after=args[0])
+        spy = (
+            language(model)
+            .layers[3]
+            .register_forward_pre_hook(lambda m, args: states.update(after=args[0]))
         )
         hidden = model(**inputs, output_hidden_states=True).hidden_states[3]
         spy.remove()
@@ -903,7 +916,7 @@ def test_a_static_cache_can_be_used_again():
 def test_a_model_without_full_attention_is_refused():
     windows = {"layer_types": ["sliding_attention"] * LAYERS, "sliding_window": 8}
     model = twin()
-    vars(model.base_model.language_model.config).update(windows)
+    vars(language(model).config).update(windows)
     with refused("full attention", Unavailable):
         run(model, ask(STAR), "qvid", KEEP)
 
@@ -981,9 +994,8 @@ def test_an_abandoned_prompt_leaves_the_next_one_alone():
 def test_the_same_picture_or_video_is_encoded_once(family):
     prompts = (MIXED, BOTH) if family in WITH_VIDEO else (BOTH, STAR)
     model, inputs, runs = built(family), ask(*prompts, model_type=family), []
-    vision = [
-        m for n, m in model.base_model.named_children() if n.endswith("tower") or n == "visual"
-    ]
+    parts = ["vision", *["vision_of_videos"] * bool(FAMILIES[family].vision_of_videos)]
+    vision = [FAMILIES[family].part(model, name) for name in parts]
     logits = model(**inputs).logits
     with pruned(model, "qvid", KEEP):
         answer = generate(model, inputs).sequences

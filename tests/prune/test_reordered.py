@@ -111,8 +111,8 @@ def test_each_prompt_has_its_number_or_all_have_one():
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("dart", {"visual_pivots": 0, "text_pivots": 0}, "one visual pivot or more"),
-        ("dart", {"visual_pivots": -1}, "one visual pivot or more"),
+        ("dart", {"visual_pivots": 0, "text_pivots": 0}, "visual_pivots=0: give a whole number, 1"),
+        ("dart", {"visual_pivots": -1}, "visual_pivots=-1: give a whole number, 1 or more"),
         ("holov", {"alpha": float("nan")}, "alpha=nan: give a number"),
         ("scope", {"alpha": float("inf")}, "alpha=inf: give a number"),
         ("holov", {"official_counts": True, "in_place": True}, "no place for the zero vectors"),
@@ -127,8 +127,6 @@ def test_constants_that_choose_nothing_are_refused(name, options, says):
     ("name", "options", "says"),
     [
         ("sparsevlm_plus", {"heads": 0}, "heads=0: let at least one"),
-        ("svd_prune", {"center": 2}, "center=2: give True or False"),
-        ("svd_prune", {"per_frame": "no"}, "per_frame='no': give True or False"),
     ],
 )
 def test_switches_of_a_rule_are_told_apart(name, options, says):

@@ -13,6 +13,7 @@ from twins import (
     DOTS,
     FILM,
     FILMS,
+    HAVE_CLASS,
     MIXED,
     QWEN,
     STAR,
@@ -274,7 +275,7 @@ def test_a_row_of_a_batch_beams_and_rows_alone_see_the_same(family, case):
     if case not in cases(family):
         case = "two pictures"
     model, prompts = built(family), cases(family)[case]
-    words = ANY + CLASS * (family in ("llava", "video_llava"))
+    words = ANY + CLASS * (family in HAVE_CLASS)
     alone = [seen(model, ask(p, model_type=family), *words) for p in prompts]
     alone = [row for rows in alone for row in rows]
     inputs = ask(*prompts, model_type=family)

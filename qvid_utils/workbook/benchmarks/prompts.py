@@ -3,6 +3,7 @@
 A picture is {"bytes", "path"}, of a parquet cell or of a file.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,12 @@ def prompt_lengths(samples: pd.DataFrame) -> np.ndarray:
     return words + PICTURE * np.array(pictures)
 
 
-def prompts(processor, samples: pd.DataFrame, device) -> dict:
-    """Rows of a suite as one left-padded batch of the model's inputs."""
+def prompts(processor, samples: pd.DataFrame | Sequence[Any], device) -> dict:
+    """Rows of a suite, as a frame or as its tuples, as one left-padded batch of the model's
+    inputs."""
+    rows = samples.itertuples() if isinstance(samples, pd.DataFrame) else samples
     return processor.apply_chat_template(
-        [[{"role": "user", "content": content(row)}] for row in samples.itertuples()],
+        [[{"role": "user", "content": content(row)}] for row in rows],
         tokenize=True,
         return_dict=True,
         return_tensors="pt",

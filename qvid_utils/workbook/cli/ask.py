@@ -1,6 +1,7 @@
 """The work of `python -m qvid_utils run`: which cells, where to, and the run itself."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pandas as pd
 
 from ...families import Unavailable
-from ...models.load import EMBEDDED, LoadError, config_of
+from ...models.load import EMBEDDED, LoadError, config_of, load
 from ...paths import DATA, RUNS
 from ...startup import start
 from ..benchmarks import BENCHMARKS, TINY, suite
 from ..benchmarks.paper_profile import CHECKPOINT, SUITES, lacking_told, named, place
 from ..run.cell import KEEPS, Cell, grid, keeps_of
+from ..run.checks import check_names, check_run
+from ..run.key import model_parts
 from ..run.store import Store, StoreError
 from ..run.workers import Plan, in_processes, on_ray
 from ..studies.cell_lists import stored_cells, table_cells
@@ -85,14 +88,13 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     with lacking_told(checkpoint, suites) if ours else nullcontext():
         config = config_of(model, chosen.revision)
         cells = _cells(chosen, config)
-        for name in suites:
-            suite(name, config.model_type)  # an unknown one is told here
+        check_names([suite(name, config.model_type) for name in suites], cells)
     options = {k: getattr(chosen, k) for k in ("dtype", "device", "attention", "revision")}
     folder = (chosen.store or RUNS / profile / "records").resolve()
     plan = Plan(
         model, suites, tuple(cells), str(folder),
         {k: v for k, v in options.items() if v is not None}, chosen.limit, chosen.seed,
-        chosen.batch_size, chosen.shuffle, chosen.on_error, chosen.stale,
+        chosen.batch_size, chosen.shuffle, chosen.on_error,
     )  # fmt: skip
     if chosen.table:
         out = chosen.out or (folder if chosen.model else DATA / "measured")
@@ -114,6 +116,15 @@ def _check_options(chosen: argparse.Namespace) -> None:
             raise ValueError(f"{word} goes with --methods: name some")
     if chosen.table and chosen.profile == "tiny":
         raise ValueError("--table asks the papers' checkpoints: leave --profile tiny out")
+    for name in ("store", "out"):
+        place = getattr(chosen, name)
+        if place is not None and place.exists() and not place.is_dir():
+            raise ValueError(f"--{name} {place}: that is a file, give a folder")
+    if chosen.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen.name):
+        raise ValueError(
+            f"--name {chosen.name}: a name of files is letters, digits and _ . - alone; --out says "
+            "in which folder they are"
+        )
 
 
 def _asked(chosen: argparse.Namespace, profile: str) -> tuple[str, tuple[str, ...]]:
@@ -154,9 +165,13 @@ def _usual_keeps(chosen: argparse.Namespace, config: Any) -> Sequence[int]:
 
 
 def _dry_run(plan: Plan) -> int:
-    """Each cell on each suite with the samples that it has and lacks."""
-    with Store(plan.store, stale=plan.stale) as opened:
-        tasks = plan.tasks(plan.identify(), opened)
+    """Each cell on each suite with the samples that it has and lacks; what the run would be refused
+    for is told here."""
+    model, processor = load(plan.model, **plan.options)
+    drawn = [one.head(plan.limit, plan.seed) for one in plan.asked]
+    check_run(model, processor, drawn, plan.cells, plan.on_error)
+    with Store(plan.store) as opened:
+        tasks = plan.tasks(model_parts(model, processor), opened)
         for task in tasks:
             missing = len(task.missing(plan.on_error))
             total = sum(map(len, task.batches))

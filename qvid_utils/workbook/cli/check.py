@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--divide", type=whole(1), default=1, metavar="N", help="width, heads, FFN by this number"
     )
     small("--layers", type=whole(1), metavar="N", help="of the language models")
-    small("--limit", type=whole(1), metavar="N", help="questions of a suite, twins, notebooks")
+    small("--limit", type=whole(1), metavar="N", help="steps of a part, budgets, questions")
     what = parser.add_subparsers(dest="what", metavar="pope")
     pope = what.add_parser(
         "pope",

@@ -15,11 +15,10 @@ from xml.etree import ElementTree
 import pandas as pd
 import torch
 
-from ...methods import METHODS
 from ...models.load import load
 from ...paths import NOTEBOOKS, ROOT
 from ..benchmarks.embedded import TINY, suite
-from ..cost.cells import cells_of, infeasible, measure
+from ..cost.cases import cases_of, infeasible, measure
 from ..cost.grids import beside_single_runs
 from ..cost.rounds import clock_of
 from ..cost.scores import OURS, compare
@@ -30,9 +29,11 @@ from ..run.evaluate import evaluate
 __all__ = ["STEPS", "Size"]
 
 COMPARED = ("qvid", "qvid:two_pass", "ridge", "v2drop", "fastv", "svd_prune", "visionzip")
+NO_CLASS_TOKEN = {"visionzip": "visionzip_received"}  # of a tower without one: Qwen2-VL's
 KEEPS = (192, 128, 64, 32, 16)
 BATCHES = (1, 8)
 VISUAL, QUERY, HEADS = (576, 2880, 6272), 40, 32
+CUTS = (1, 3, 6, 9)
 RULES = ("qvid", "column_norm", "fastv", "variation")
 WORDS, QUESTION = 57, 40
 SHOWN = ("first_token", "prefill", "decode", "latency_16", "scoring", "peak_memory")
@@ -41,7 +42,7 @@ SHOWN = ("first_token", "prefill", "decode", "latency_16", "scoring", "peak_memo
 @dataclass(frozen=True)
 class Size:
     """What is checked, and how small: divide and layers shape the models of random weights; limit:
-    so many questions, twins and notebooks (None: all)."""
+    so many steps of a part, budgets, questions of a suite (None: all)."""
 
     device: str
     divide: int = 1
@@ -65,7 +66,7 @@ def _oracles(size: Size) -> Steps:
     if size.cuda:
         triton = "tests/algebra/test_leverage_triton.py"
         yield "triton", partial(_pytest, size, triton, "-m", "full or not full")
-    for name in ("tiny/llava", "tiny/qwen2_vl"):
+    for name in ("tiny/llava", "tiny/qwen2_vl")[: size.limit]:
         yield name.replace("/", "-"), partial(_answers, size, name)
 
 
@@ -117,7 +118,7 @@ def _answers(size: Size, name: str) -> pd.DataFrame:
 
 
 def _score(size: Size) -> Steps:
-    for n_visual in VISUAL:
+    for n_visual in VISUAL[: size.limit]:
         shape = (QUERY, n_visual // size.divide)
         routes = ["torch", "triton"] if size.cuda else ["torch"]
         for route in routes:
@@ -163,13 +164,12 @@ def _models(size: Size) -> Steps:
             made[name] = _model(size, name)
         return made[name]
 
-    batches = BATCHES if size.limit is None else BATCHES[:1]
-    for name in NAMES:
-        for batch in batches:
-            for method in COMPARED:
-                if method.partition(":")[0] in METHODS:
-                    step = f"{name}-{batch}-{method.replace(':', '-')}"
-                    yield step, partial(_timed, size, model, name, batch, method)
+    every = [(n, batch, m) for n in NAMES for batch in BATCHES for m in COMPARED]
+    for name, batch, method in every[: size.limit]:
+        if name.startswith("qwen"):
+            method = NO_CLASS_TOKEN.get(method, method)
+        step = f"{name}-{batch}-{method.replace(':', '-')}"
+        yield step, partial(_timed, size, model, name, batch, method)
     made.clear()
 
 
@@ -177,7 +177,7 @@ def _timed(size: Size, model: Callable, name: str, batch: int, method: str) -> p
     """The unpruned model and one method at all budgets, in the same rounds."""
     chosen = model(name)
     prompt = prompt_for(chosen, WORDS, QUESTION, batch)
-    cells = cells_of(["full", method], KEEPS)
+    cells = cases_of(["full", method], KEEPS[: size.limit])
     out = infeasible(chosen, cells, prompt.n_visual)
     cells = [cell for cell in cells if cell not in out]
     more = {"lengths": [1, 16], "rounds": size.rounds, "clock": clock_of(size.device)}
@@ -229,7 +229,7 @@ def _grid(size: Size) -> Steps:
 def _gridded(size: Size) -> pd.DataFrame:
     model = _model(size, "llava-1.5-7b")
     depth = model.config.get_text_config().num_hidden_layers
-    cuts = [layer for layer in (1, 3, 6, 9) if layer < depth]
+    cuts = [layer for layer in CUTS if layer < depth][: size.limit]
     prompt = prompt_for(model, WORDS, QUESTION)
     more = {"rounds": size.rounds, "clock": clock_of(size.device)}
     found = beside_single_runs(model, prompt, RULES, KEEPS[:3], cuts, name="llava-1.5-7b", **more)

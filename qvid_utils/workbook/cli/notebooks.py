@@ -62,6 +62,8 @@ def notebooks_of(folder: Path, only: Sequence[str] = ()) -> list[Path]:
     if not found:
         raise ValueError(f"no notebook named NN_*.ipynb in {folder}")
     for start in only:
+        if not start.strip():
+            raise ValueError(f"--only {start!r}: name the notebooks' beginnings, such as 02")
         if not any(path.name.startswith(start) for path in found):
             raise ValueError(f"--only {start}: no notebook begins so; there are {names}")
     return [path for path in found if not only or path.name.startswith(tuple(only))]

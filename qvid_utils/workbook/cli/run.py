@@ -9,6 +9,7 @@ into data/measured.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from ...paths import PROFILES
@@ -18,8 +19,16 @@ ON_ERROR = ("stop", "skip")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Every option of `run`, in four groups."""
-    add = parser.add_argument_group("which cells").add_argument
+    """Every option of `run`, in groups."""
+    _add_cells(parser.add_argument_group("which cells").add_argument)
+    add_questions(parser)
+    _add_places(parser.add_argument_group("where to").add_argument)
+    add_machine(parser, batch=32)
+    _add_processes(parser.add_argument_group("how").add_argument)
+    _add_cluster(parser.add_argument_group("on a Ray cluster (extra `ray`)").add_argument)
+
+
+def _add_cells(add: Callable) -> None:
     add("--profile", choices=PROFILES, help="default: tiny, with --table paper")
     add(
         "--table",
@@ -54,14 +63,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
     add("--no-full", action="store_true", help="without the model as it is")
     add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")
-    add_questions(parser)
-    add = parser.add_argument_group("where to").add_argument
+
+
+def _add_places(add: Callable) -> None:
     add("--store", type=Path, metavar="FOLDER", help="of the records (default: runs/PROFILE)")
     add("--out", type=Path, metavar="FOLDER", help="of the table (default: the store's)")
     add("--name", metavar="NAME", help="of the table and its files (default: table)")
     add("--dry-run", action="store_true", help="list the cells and what is missing, ask nothing")
-    add_machine(parser, batch=32)
-    add = parser.add_argument_group("how").add_argument
+
+
+def _add_processes(add: Callable) -> None:
     add("--shuffle", action="store_true", help="ask the batches in an order drawn by the seed")
     add("--on-error", default="stop", choices=ON_ERROR, help="at a sample that fails")
     add("--workers", type=whole(1), metavar="N", help="processes (default: 2 embedded, else 1)")
@@ -72,8 +83,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="processes on the store, other commands' included",
     )
     add("--no-wait", action="store_true", help="leave when others have all that is left")
-    add("--stale", type=float, default=60.0, metavar="S", help="seconds of silence of the dead")
-    add = parser.add_argument_group("on a Ray cluster (extra `ray`)").add_argument
+
+
+def _add_cluster(add: Callable) -> None:
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="default: one on this machine")
     add("--gpus", type=float, default=1, metavar="N", help="of each cell (default: 1)")
     add("--retries", type=whole(0), default=3, metavar="N", help="of a cell whose worker dies")

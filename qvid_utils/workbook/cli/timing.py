@@ -8,7 +8,7 @@ import torch
 from ...algebra.fast_leverage import kernel
 from ...algebra.ridge import check_alpha
 from ...models.load import device_of, load
-from ..cost.cells import Cell, cells_of, infeasible, measure, where_run
+from ..cost.cases import cases_of, infeasible, measure, where_run
 from ..cost.grids import beside_single_runs
 from ..cost.parts import PARTS, parts
 from ..cost.rounds import clock_of
@@ -48,10 +48,10 @@ def _stored(found: pd.DataFrame, chosen: argparse.Namespace) -> int:
 
 
 def _parts(chosen: argparse.Namespace) -> int:
-    cells = cells_of(chosen.methods.split(","), chosen.keep)
+    cases = cases_of(chosen.methods.split(","), chosen.keep)
     name, model, prompt, clock = _ready(chosen)
     more = {"tokens": chosen.tokens, "rounds": chosen.rounds, "clock": clock}
-    found = parts(model, prompt, cells, name=name, **more)
+    found = parts(model, prompt, cases, name=name, **more)
     print(found.source.iloc[0])
     shown = found[found.metric.isin(PARTS)]
     table = shown.pivot(index=["method", "keep"], columns="metric", values="value")
@@ -71,12 +71,12 @@ def _grid(chosen: argparse.Namespace) -> int:
 
 
 def _models(chosen: argparse.Namespace) -> int:
-    cells = cells_of(chosen.methods.split(","), chosen.keep)
+    cases = cases_of(chosen.methods.split(","), chosen.keep)
     name, model, prompt, clock = _ready(chosen)
-    floors = infeasible(model, cells, prompt.n_visual)
-    for cell, reason in floors.items():
-        print(f"infeasible: {cell.key}: {reason}")
-    left: list[Cell] = [cell for cell in cells if cell not in floors]
+    floors = infeasible(model, cases, prompt.n_visual)
+    for case, reason in floors.items():
+        print(f"infeasible: {case.key}: {reason}")
+    left = [case for case in cases if case not in floors]
     more = {"lengths": chosen.lengths, "rounds": chosen.rounds, "clock": clock}
     found = measure(model, prompt, left, name=name, **more)
     print(found.source.iloc[0])

@@ -1,10 +1,10 @@
 """What a prefill costs, in closed form: any model, any token schedule, by named convention.
 
     decoder = decoder_of(model.config)
-    prefill(model.config, in_place(576, 64, layer=3, n_layers=32), text=57).total / 1e12
+    prefill(model.config, budgets.in_place(576, 64, layer=3, n_layers=32), text=57).total / 1e12
 
-A schedule here is a list of visual-token counts, one for each layer *run*: `in_place` and
-`two_pass` make it for one cut, `cuts.tokens_per_layer` for any. One layer on n tokens costs,
+A schedule here is a list of visual-token counts, one for each layer *run*: `budgets.in_place`
+and `two_pass` make it for one cut, `cuts.tokens_per_layer` for any. One layer on n tokens costs,
 in multiply-adds, with width d, H heads of d_h, H_kv key heads and FFN width m:
 
     projections  n · (2·d·H·d_h + 2·d·H_kv·d_h)        attention  2 · n² · H·d_h
@@ -21,15 +21,12 @@ Attention is counted over all n² pairs, as the library's kernels and torch's co
 activations, softmax and rotary products are left out, as everywhere.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-__all__ = [
-    "CONVENTIONS", "Budget", "Cost", "Decoder", "Tower", "budget_table", "decoder_of", "exchange",
-    "in_place", "per_parameter", "prefill", "scoring", "tower_of", "two_pass",
-]  # fmt: skip
+from ...families import FAMILIES
 
 CONVENTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -51,6 +48,7 @@ class Decoder:
     head_dim: int
     ffn: int
     vocabulary: int
+    experts: int = 0  # among which a router chooses; `ffn` is that of the chosen ones together
 
     def layer(self, n: float, convention: str = "macs") -> float:
         """Multiply-adds of one layer on n tokens."""
@@ -58,7 +56,8 @@ class Decoder:
         if convention == "macs_fastv":
             return 4 * n * d * d + 2 * n * n * d + 2 * n * d * self.ffn
         keys = self.key_heads * self.head_dim
-        return n * (2 * d * inner + 2 * d * keys + 3 * d * self.ffn) + 2 * n * n * inner
+        ffn = 3 * self.ffn + self.experts
+        return n * (2 * d * inner + 2 * d * keys + d * ffn) + 2 * n * n * inner
 
 
 @dataclass(frozen=True)
@@ -122,79 +121,38 @@ def decoder_of(config: Any) -> Decoder:
     """
     text = getattr(config, "text_config", None) or config
     d, heads = _need(text, "hidden_size"), _need(text, "num_attention_heads")
+    experts, ffn = getattr(text, "num_experts", None) or 0, _need(text, "intermediate_size")
+    if experts:
+        ffn = _need(text, "num_experts_per_tok") * _need(text, "moe_intermediate_size")
     return Decoder(
         layers=_need(text, "num_hidden_layers"),
         width=d,
         heads=heads,
         key_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or d // heads,
-        ffn=_need(text, "intermediate_size"),
+        ffn=ffn,
         vocabulary=_need(text, "vocab_size"),
+        experts=experts,
     )
 
 
 def tower_of(config: Any) -> Tower:
-    """The vision tower and projector of LLaVA, Video-LLaVA, OneVision, Qwen2-VL or Qwen2.5-VL.
+    """The vision tower and projector of a model family's configuration.
 
     Raises ValueError for another architecture, or naming what the configuration lacks.
     """
-    vision, kind = _need(config, "vision_config"), getattr(config, "model_type", "?")
-    patch = _need(vision, "patch_size")
-    if kind in ("qwen2_vl", "qwen2_5_vl"):
-        newer = kind == "qwen2_5_vl"
-        width = _need(vision, "hidden_size" if newer else "embed_dim")
-        ffn = _need(vision, "intermediate_size") if newer else int(width * vision.mlp_ratio)
-        merge = _need(vision, "spatial_merge_size") ** 2
-        out = _need(vision, "out_hidden_size" if newer else "hidden_size")
-        more = {}
-        if newer:
-            more["window"] = (_need(vision, "window_size") // patch) ** 2
-            more["whole"] = tuple(_need(vision, "fullatt_block_indexes"))
-        return Tower(
-            layers=_need(vision, "depth"),
-            width=width,
-            ffn=ffn,
-            pixels=_need(vision, "in_channels") * vision.temporal_patch_size * patch**2,
-            projector=((merge * width, merge * width), (merge * width, out)),
-            matrices=3 if newer else 2,
-            merge=merge,
-            **more,
-        )
-    if kind not in ("llava", "video_llava", "llava_onevision"):
+    kind = getattr(config, "model_type", "?")
+    if kind not in FAMILIES:
         raise ValueError(
-            f"model_type={kind!r}: the tower's cost is known for llava, video_llava, "
-            "llava_onevision, qwen2_vl and qwen2_5_vl; count the layers alone with 'macs'"
+            f"model_type={kind!r}: the tower's cost is known for {', '.join(sorted(FAMILIES))}; "
+            "count the layers alone with 'macs'"
         )
-    width, d = _need(vision, "hidden_size"), decoder_of(config).width
-    taken = getattr(config, "vision_feature_layer", -2)
-    inputs = width * (1 if isinstance(taken, int) else len(taken))
-    return Tower(
-        layers=_need(vision, "num_hidden_layers"),
-        width=width,
-        ffn=_need(vision, "intermediate_size"),
-        pixels=_need(vision, "num_channels") * patch**2,
-        projector=((inputs, d), (d, d)),
-        lead=int(kind != "llava_onevision"),  # CLIP has a class token, SigLIP none
-    )
-
-
-def in_place(n_visual: int, keep: int, layer: int, n_layers: int) -> list[int]:
-    """Visual tokens of each layer run, where the cut is made at `layer` and the pass goes on.
-
-    Raises ValueError unless 0 <= layer < n_layers and 1 <= keep <= n_visual, as does `two_pass`.
-    """
-    _check_cut(n_visual, keep, layer, n_layers)
-    return [n_visual] * layer + [keep] * (n_layers - layer)
-
-
-def two_pass(n_visual: int, keep: int, layer: int, n_layers: int) -> list[int]:
-    """The same where `layer` layers score, and a second pass runs all layers on what is kept.
-
-    An inference from QViD's Table 8 (see `per_parameter`): its totals leave, over a line in the
-    kept tokens, three of 32 layers on the whole prompt.
-    """
-    _check_cut(n_visual, keep, layer, n_layers)
-    return [n_visual] * layer + [keep] * n_layers
+    try:
+        return Tower(**FAMILIES[kind].cost(config))
+    except AttributeError as lacks:
+        raise ValueError(
+            f"the configuration ({type(config).__name__}) has no {lacks.name}; give it one"
+        ) from lacks
 
 
 def prefill(
@@ -247,7 +205,7 @@ def per_parameter(parameters: float, visual: Sequence[float], text: float, layer
 
 def scoring(
     config: Any,
-    method: str,
+    score: str,
     n_visual: int,
     n_query: int = 0,
     rank: int = 16,
@@ -255,31 +213,31 @@ def scoring(
 ) -> dict[str, float]:
     """FLOPs of one score, step by step; what the cut layer does once more is counted, too.
 
-    method: "qvid" (as `leverage.leverage` does it, through the Gram matrix), "qvid_qr" (the paper's
-    printed QR + SVD), "last_row" (FastV, PyramidDrop: one attention row), "variation" (V²Drop),
-    "column_norm". n_query: query tokens, for those that see the question. Dense eigen and singular
-    value problems count Golub and Van Loan's 9 n³ and 22 n³; they are estimates, the rest is exact.
-    Raises ValueError for another method, or no query tokens where they are needed.
+    score: a rule's `cost`: "leverage" (as `leverage.leverage` does it, through the Gram matrix),
+    "QR and SVD" (QViD's printed recipe), "energy" (its column norm), "one row" (of attention), or
+    "difference" (of two streams). n_query: query tokens, for those that see the question. Dense
+    eigen and singular value problems count Golub and Van Loan's 9 n³ and 22 n³; they are estimates,
+    the rest is exact. Raises ValueError for another score, or no query tokens where one is needed.
     """
     decoder = decoder_of(config)
     d, d_h = decoder.width, decoder.head_dim
     H, q, v = heads or decoder.heads, n_query, n_visual
-    if method == "variation":
+    if score == "difference":
         return {"norm of the difference": 3.0 * v * d}
     keys = 2.0 * v * d * decoder.key_heads * d_h
-    if method == "last_row":
+    if score == "one row":
         return {"keys": keys, "query": 2.0 * d * H * d_h, "row": 2.0 * H * v * d_h}
-    if method not in ("qvid", "qvid_qr", "column_norm"):
-        known = "qvid, qvid_qr, column_norm, last_row, variation"
-        raise ValueError(f"method={method!r}: scoring costs are known for {known}")
+    if score not in ("leverage", "QR and SVD", "energy"):
+        known = "leverage, QR and SVD, energy, one row, difference"
+        raise ValueError(f"score={score!r}: costs are known for {known}")
     if q < 1:
-        raise ValueError(f"n_query={q}: {method} needs the number of query tokens, 1 or more")
+        raise ValueError(f"n_query={q}: {score} needs the number of query tokens, 1 or more")
     made = {"keys": keys, "queries": 2.0 * q * d * H * d_h, "interaction": 2.0 * H * q * v * d_h}
     m, long = min(q, v), max(q, v)
     r = min(rank, m)
-    if method == "column_norm":
+    if score == "energy":
         return made | {"column norm": 2.0 * H * q * v}
-    if method == "qvid_qr":
+    if score == "QR and SVD":
         reduced = 4.0 * H * (long * m * m - m**3 / 3)  # QR, and Q made explicit
         return made | {
             "QR": reduced, "SVD": 22.0 * H * m**3, "right vectors": 2.0 * H * v * m * m,
@@ -290,106 +248,6 @@ def scoring(
         "Gram matrix": 2.0 * H * m * m * v, "eigenvectors": 9.0 * H * m**3,
         "leading rows": 2.0 * H * r * m * v, "participation": 5.0 * H * r * v,
     }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Budget:
-    """One point in three coordinates: tokens kept, mean tokens over the layers, operations.
-
-    mean_tokens counts every layer run over the model's layers: a scoring pass adds to it.
-    """
-
-    keep: int
-    mean_tokens: float
-    operations: float
-
-
-def exchange(
-    config: Any,
-    n_visual: int,
-    text: float,
-    *,
-    keep: int | None = None,
-    mean_tokens: float | None = None,
-    operations: float | None = None,
-    tokens_of: Callable[[int], Sequence[float]] | None = None,
-    **more: Any,
-) -> Budget:
-    """keep ↔ mean tokens ↔ operations: the other two of the one that is given.
-
-    Where a mean or a cost is wanted, the answer is the largest keep that stays within it.
-    tokens_of: keep → visual tokens of each layer run (default: `in_place` at the depth of layer 3
-    of 32); more: as in `prefill`. Raises ValueError unless exactly one is given, and where even
-    one kept token costs more, with that floor.
-    """
-    given = {"keep": keep, "mean_tokens": mean_tokens, "operations": operations}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) != 1:
-        names = ", ".join(given) or "none"
-        raise ValueError(f"give one of keep, mean_tokens and operations; got {names}")
-    depth = decoder_of(config).layers
-    if tokens_of is None:
-        layer = min(max(1, round(3 * depth / 32)), depth - 1)
-
-        def tokens_of(count: int) -> list[int]:
-            return in_place(n_visual, count, layer, depth)
-
-    def at(count: int) -> Budget:
-        visual = tokens_of(count)
-        cost = prefill(config, visual, text, **more).total
-        return Budget(count, sum(visual) / depth, cost)
-
-    if keep is not None:
-        return at(keep)
-    ((name, wanted),) = given.items()
-    low, high = _least(tokens_of, n_visual), n_visual
-    if getattr(at(low), name) > wanted:
-        raise ValueError(
-            f"{name}={wanted:g}: keep={low}, the least there is, already costs "
-            f"{getattr(at(low), name):g}; ask for more, or cut earlier"
-        )
-    while low < high:  # both rise with keep
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if getattr(at(middle), name) <= wanted else (low, middle - 1)
-    return at(low)
-
-
-def _least(tokens_of: Callable[[int], list[int]], n_visual: int) -> int:
-    """The smallest keep that a schedule can carry out; its own error where that is none."""
-    low, high = 1, n_visual
-    tokens_of(high)
-    while low < high:  # what one keep allows, a larger one does
-        middle = (low + high) // 2
-        try:
-            tokens_of(middle)
-        except ValueError:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def budget_table(
-    config: Any, n_visual: int, text: float, keeps: Iterable[int], **more: Any
-) -> list[dict[str, float]]:
-    """Rows (keep, mean_tokens, operations, share of the unpruned model's operations) for a table.
-
-    Arguments as in `exchange`; the unpruned model comes first.
-    """
-    depth = decoder_of(config).layers
-    plain = {name: value for name, value in more.items() if name not in ("tokens_of", "scored")}
-    full = prefill(config, [n_visual] * depth, text, **plain).total
-    points = [Budget(n_visual, float(n_visual), full)]
-    points += [exchange(config, n_visual, text, keep=keep, **more) for keep in keeps]
-    return [
-        {
-            "keep": p.keep,
-            "mean_tokens": p.mean_tokens,
-            "operations": p.operations,
-            "share": p.operations / full,
-        }
-        for p in points
-    ]
 
 
 def _need(config: Any, name: str) -> Any:
@@ -408,10 +266,3 @@ def _windows(n: int, window: int | None) -> list[int]:
     if window is None:
         return [n]
     return [window] * (n // window) + [n % window] * bool(n % window)
-
-
-def _check_cut(n_visual: int, keep: int, layer: int, n_layers: int) -> None:
-    if not 0 <= layer < n_layers:
-        raise ValueError(f"layer={layer}: the model has layers 0 to {n_layers - 1}")
-    if not 1 <= keep <= n_visual:
-        raise ValueError(f"keep={keep}: keep 1 to {n_visual} of the {n_visual} visual tokens")

@@ -10,13 +10,10 @@ from torch import nn
 from ...methods import method
 from ...prune import pruned
 from ..run.grid import answers
-from ..tables.schema import tidy
 from . import flops
-from .cells import setting
+from .cases import as_results, quartiles, where_measured
 from .rounds import clock_of, interleaved, paired, spread
 from .workloads import Prompt
-
-__all__ = ["beside_single_runs", "least"]
 
 
 def beside_single_runs(
@@ -39,8 +36,7 @@ def beside_single_runs(
     compared, and RuntimeError says which cell differs.
     """
     clock = clock or clock_of(next(model.parameters()).device)
-    batch = len(prompt.inputs["input_ids"])
-    about, rows = setting(model, batch, clock), []
+    rows = []
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
     for layer in layers:
         cells = [_cell(prompt, name_, keep, layer) for name_ in methods for keep in keeps]
@@ -54,25 +50,16 @@ def beside_single_runs(
                 raise RuntimeError(f"{cell}: the grid answers {other.tolist()}, {one.tolist()} "
                                    "is the answer alone")  # fmt: skip
         took = {n: [seconds for seconds, _ in values] for n, values in found.items()}
-        cost = paired(took["grid"], took["single"])
-        values = [(n, "ms", 1e3 * spread(s).median) for n, s in took.items()]
-        values += [
-            ("grid_cost", "x", cost.median),
-            ("grid_cost_q1", "x", cost.low),
-            ("grid_cost_q3", "x", cost.high),
-            ("least_cost", "x", least(model.config, prompt, layer, keeps, len(methods))),
-        ]
-        about_cell = {
-            "method": f"{len(methods)} rules",
-            "layer": layer,
-            "variant": f"keep {', '.join(map(str, keeps))}; {tokens} tokens",
-        }
-        rows += [{**about_cell, "metric": m, "unit": u, "value": v, "n": rounds}
-                 for m, u, v in values]  # fmt: skip
-    return tidy(pd.DataFrame(rows).assign(
-        table="grid", model=name, benchmark="efficiency", seed=0, device=about["device"],
-        dtype=str(model.dtype).removeprefix("torch."), source=about["source"],
-    ))  # fmt: skip
+        about = {"method": f"{len(methods)} rules", "layer": layer,
+                 "variant": f"keep {', '.join(map(str, keeps))}; {tokens} tokens"}  # fmt: skip
+        values = [{"metric": n, "unit": "ms", "value": 1e3 * spread(s).median, "n": rounds}
+                  for n, s in took.items()]  # fmt: skip
+        values += quartiles("grid_cost", "x", paired(took["grid"], took["single"]))
+        fewest = least(model.config, prompt, layer, keeps, len(methods))
+        values.append({"metric": "least_cost", "unit": "x", "value": fewest, "n": rounds})
+        rows += [about | row for row in values]
+    about = where_measured(model, len(prompt.inputs["input_ids"]), clock)
+    return as_results(rows, "grid", model, name, about)
 
 
 def least(config: Any, prompt: Prompt, layer: int, keeps: Sequence[int], rules: int) -> float:

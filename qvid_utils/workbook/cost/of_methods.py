@@ -7,43 +7,37 @@ import numpy as np
 import pandas as pd
 
 from ...algebra.cuts import tokens_per_layer
-from ...methods import method
+from ...methods import Method, method
 from ..benchmarks.base import FULL
-from . import flops
-
-__all__ = ["at_cost", "at_own_layer", "cost_of", "cost_table", "tokens_run"]
-
-#: rule -> the score whose operations `flops.scoring` knows
-KNOWN = {
-    "qvid": "qvid", "per_head_max": "qvid", "leverage_qr": "qvid_qr", "column_norm": "column_norm",
-    "previous_attention": "last_row", "last_attention": "last_row", "variation": "variation",
-}  # fmt: skip
+from . import budgets, flops
 
 
 def tokens_run(
-    name: str,
-    keep: int,
+    name: str | Method,
+    keep: int | None,
     n_visual: int,
     depth: int,
     layer: int | None = None,
-    reading: str = "in_place",
+    reading: str = "",
 ) -> list[int]:
     """Visual tokens of each layer run, under a method's own schedule; "full" runs all of them.
 
-    Raises ValueError as the schedule does, `Infeasible` where it cannot have that mean.
+    reading: default the method's. Raises ValueError as the schedule does, `Infeasible` where it
+    cannot have that mean.
     """
     if name == FULL:
         return [n_visual] * depth
-    cuts = method(name).schedule(keep, n_visual, depth, layer)
-    if reading == "two_pass" and cuts[0].layer:
-        return flops.two_pass(n_visual, cuts[0].keep, cuts[0].layer, depth)
+    chosen = method(name)
+    cuts = chosen.schedule(keep, n_visual, depth, layer)
+    if (reading or chosen.reading) == "two_pass" and cuts[0].layer:
+        return budgets.two_pass(n_visual, cuts[0].keep, cuts[0].layer, depth)
     return tokens_per_layer(cuts, n_visual, depth)
 
 
 def cost_of(
     config: Any,
-    name: str,
-    keep: int,
+    name: str | Method,
+    keep: int | None,
     n_visual: int,
     text: float,
     questions: int,
@@ -53,8 +47,9 @@ def cost_of(
 ) -> flops.Cost:
     """FLOPs of one prompt's prefill, by part, its scores included where they are known.
 
-    text: other tokens of the prompt; questions: of these, the question's; blocks: patches of each
-    picture. A method that shrinks pictures inside the tower is counted as if it did so behind it.
+    name: a method, its name, or "full"; text: other tokens of the prompt; questions: of these, the
+    question's; blocks: patches of each picture. A method that shrinks pictures inside the tower is
+    counted as if it did so behind it.
     """
     depth = flops.decoder_of(config).layers
     visual, scored = tokens_run(name, keep, n_visual, depth, layer), []
@@ -62,7 +57,7 @@ def cost_of(
         chosen = method(name)
         cuts = chosen.schedule(keep, n_visual, depth, layer)
         counts = [n_visual, *(cut.keep for cut in cuts)][: len(cuts)]
-        known, rank = KNOWN.get(chosen.rule.name), chosen.params.get("rank", 16)
+        known, rank = chosen.rule.cost, chosen.params.get("rank", 16)
         if known and isinstance(rank, int):
             scored = [
                 sum(flops.scoring(config, known, n, questions, rank).values()) for n in counts

@@ -7,12 +7,9 @@ import pandas as pd
 from torch import nn
 
 from ...families import family_of
-from ..tables.schema import tidy
-from .cells import Cell, run, setting
+from .cases import Case, as_results, quartiles, run, where_measured
 from .rounds import clock_of, interleaved, spread
 from .workloads import Prompt
-
-__all__ = ["PARTS", "parts"]
 
 PARTS = ("vision", "below", "scoring", "above", "decode")
 
@@ -20,7 +17,7 @@ PARTS = ("vision", "below", "scoring", "above", "decode")
 def parts(
     model: nn.Module,
     prompt: Prompt,
-    cells: Sequence[Cell],
+    cases: Sequence[Case],
     *,
     name: str,
     tokens: int = 16,
@@ -29,43 +26,38 @@ def parts(
 ) -> pd.DataFrame:
     """Milliseconds of the parts of an answer of `tokens` tokens, medians over rounds, as results.
 
-    Cells with one cut at most. vision: until the language model begins, projector included; below:
+    Cases with one cut at most. vision: until the language model begins, projector included; below:
     its layers before the cut (of the unpruned model: none); scoring; above: the others with norm
     and head, until the first token; decode: all further tokens. ValueError for several cuts.
     """
     device, depth = next(model.parameters()).device, len(family_of(model).part(model, "layers"))
-    clock, doors = clock or clock_of(device), {}
-    for cell in cells:
+    clock, layers = clock or clock_of(device), {}
+    for case in cases:
         cuts = (
-            () if cell.method is None else cell.method.schedule(cell.keep, prompt.n_visual, depth)
+            () if case.method is None else case.method.schedule(case.keep, prompt.n_visual, depth)
         )
-        if len(cuts) > 1 or (cell.method is not None and cell.method.reading != "in_place"):
-            raise ValueError(f"{cell.key}: parts are told for methods that cut once, in place")
-        doors[cell.key] = cuts[0].layer if cuts else 0
+        if len(cuts) > 1 or (case.method is not None and case.method.reading != "in_place"):
+            raise ValueError(f"{case.key}: parts are told for methods that cut once, in place")
+        layers[case.key] = cuts[0].layer if cuts else 0
 
-    def task(cell: Cell) -> Callable[[], list[float]]:
-        return lambda: _one(model, prompt, cell, doors[cell.key], tokens, clock)
+    def task(case: Case) -> Callable[[], list[float]]:
+        return lambda: _one(model, prompt, case, layers[case.key], tokens, clock)
 
-    found = interleaved({cell.key: task(cell) for cell in cells}, rounds)
-    about, rows = setting(model, len(prompt.inputs["input_ids"]), clock), []
-    for cell in cells:
-        for part, took in zip(PARTS, zip(*found[cell.key], strict=True), strict=True):
-            s = spread(took)
-            for end, value in (("", s.median), ("_q1", s.low), ("_q3", s.high)):
-                rows.append({
-                    "method": cell.name, "keep": cell.keep or prompt.n_visual,
-                    "layer": doors[cell.key] if cell.method else None,
-                    "metric": f"{part}{end}", "value": 1e3 * value, "n": s.n,
-                })  # fmt: skip
-    return tidy(pd.DataFrame(rows).assign(
-        table="parts", model=name, variant=f"{tokens} tokens", benchmark="efficiency", unit="ms",
-        seed=0, device=about["device"], dtype=str(model.dtype).removeprefix("torch."),
-        source=about["source"],
-    ))  # fmt: skip
+    found = interleaved({case.key: task(case) for case in cases}, rounds)
+    rows = []
+    for case in cases:
+        about = {"method": case.name, "keep": case.keep or prompt.n_visual,
+                 "layer": layers[case.key] if case.method else None,
+                 "variant": f"{tokens} tokens"}  # fmt: skip
+        for part, took in zip(PARTS, zip(*found[case.key], strict=True), strict=True):
+            own = spread([1e3 * seconds for seconds in took])
+            rows += [about | row for row in quartiles(part, "ms", own)]
+    about = where_measured(model, len(prompt.inputs["input_ids"]), clock)
+    return as_results(rows, "parts", model, name, about)
 
 
 def _one(
-    model: nn.Module, prompt: Prompt, cell: Cell, door: int, tokens: int, clock: Callable
+    model: nn.Module, prompt: Prompt, case: Case, layer: int, tokens: int, clock: Callable
 ) -> list[float]:
     """Seconds of PARTS of one run."""
     marks: list[float] = []
@@ -75,11 +67,11 @@ def _one(
         if len(marks) < 2:  # decoding passes here, too
             marks.append(clock())
 
-    places = family.part(model, "language"), family.part(model, "layers")[door]
+    places = family.part(model, "language"), family.part(model, "layers")[layer]
     hooks = [module.register_forward_pre_hook(mark) for module in places]
     start = clock()
     try:
-        took = run(model, prompt, cell, tokens, clock=clock, exact_score=True)
+        took = run(model, prompt, case, tokens, clock=clock, exact_score=True)
     finally:
         for hook in hooks:
             hook.remove()

@@ -12,8 +12,6 @@ from ...algebra.spectrum import singular_values
 from ..tables.schema import tidy
 from .rounds import clock_of, interleaved, paired, spread
 
-__all__ = ["OURS", "as_results", "compare"]
-
 OURS = ("leverage", "ridge")  # what is compared with the printed recipe
 
 

@@ -1,15 +1,13 @@
-"""Figures of what pruning costs and saves (notebook 04), in the style of `figures`."""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
+"""Figures of what pruning costs (notebook 04): where an answer's time goes, and how it grows."""
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .base import (
     BLUE,
+    FAINT,
     GREEN,
     GREY,
     INK,
@@ -18,28 +16,19 @@ from .base import (
     SKY,
     VERMILION,
     WIDTH,
-    _curve,
-    _figure,
-    _full_line,
-    _legend_row,
-    _need,
+    headline,
+    legend_below,
+    need,
+    new_figure,
     styled,
 )
 
-__all__ = ["accuracy_over_cost", "growth", "paper_over_cost", "where_time_goes"]
-
-PARTS = {  # part -> what the legend says, colour, hatch
-    "vision": ("vision and projector", GREY, ""),
-    "below": ("layers below the cut", SKY, "//"),
-    "scoring": ("scoring", VERMILION, ""),
-    "above": ("layers above, head", BLUE, "\\\\"),
-    "decode": ("decoding", ORANGE, ".."),
-}
-
-MORE = {  # curves that only this figure has: colour, marker, line, no pair as in `figures.CURVES`
-    "qvid_adaptive": (SKY, "D", "--"),
-    "sparsevlm_plus": (GREEN, "s", "--"),
-    "divprune": (INK, "p", "-."),
+PARTS = {  # part -> what the legend says, colour, hatch, marker
+    "vision": ("vision and projector", GREY, "", "s"),
+    "below": ("layers below the cut", SKY, "//", "o"),
+    "scoring": ("scoring", VERMILION, "", "D"),
+    "above": ("layers above, head", BLUE, "\\\\", "v"),
+    "decode": ("decoding", ORANGE, "..", "^"),
 }
 
 
@@ -50,37 +39,51 @@ def where_time_goes(parts: pd.DataFrame) -> Figure:
     parts: label, part (of PARTS), ms, gflop; one bar for each label, in their order from the top.
     Parts without a count of operations have no point on the right.
     """
-    _need(parts, ("label", "part", "ms", "gflop"))
+    need(parts, ("label", "part", "ms", "gflop"))
     labels = list(parts["label"].unique())
-    fig = _figure(WIDTH, 0.42 * len(labels) + 1.5)
+    fig = new_figure(WIDTH, 0.42 * len(labels) + 1.9)
     bars, rates = fig.subplots(1, 2, sharey=True, width_ratios=(1.7, 1))
-    for part, (name, colour, hatch) in PARTS.items():
-        own = parts[parts["part"] == part].set_index("label").reindex(labels)
-        before = [
-            parts[
-                (parts["label"] == label)
-                & parts["part"].isin(list(PARTS)[: list(PARTS).index(part)])
-            ]["ms"].sum()
-            for label in labels
-        ]
-        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
-        bars.barh(range(len(labels)), own["ms"], left=before, height=0.62, label=name, **look)
-        rate = own["gflop"] / own["ms"] * 1e3
-        some = rate.notna() & (own["gflop"] > 0)
-        marker = dict(zip(PARTS, "soDv^", strict=True))[part]
-        rates.plot(rate[some], np.flatnonzero(some), marker, color=colour, ms=6)
+    parts = parts.assign(rate=1e3 * parts["gflop"] / parts["ms"])
+    ms, rate = (
+        parts.pivot(index="label", columns="part", values=value).reindex(
+            index=labels, columns=PARTS)
+        for value in ("ms", "rate")
+    )  # fmt: skip
+    left = ms.fillna(0).cumsum(axis=1).shift(axis=1, fill_value=0.0)
+    for part, (name, colour, hatch, marker) in PARTS.items():
+        bars.barh(range(len(labels)), ms[part], left=left[part], height=0.62, label=name,
+                  color=colour, hatch=hatch, edgecolor="white", lw=0.5)  # fmt: skip
+        some = np.flatnonzero(rate[part] > 0)
+        rates.plot(rate[part].iloc[some], some, marker, color=colour, ms=6, label=name)
+    _scoring(bars, ms)
     bars.set_yticks(range(len(labels)), labels)
     bars.invert_yaxis()
     bars.set_xlabel("ms of one answer")
     rates.set(xlabel="GFLOP/s reached", xscale="log")
-    fastest = (parts["gflop"] / parts["ms"].where(parts["ms"] > 0)).max() * 1e3
-    ticks = [n for n in (0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000) if n < 2 * fastest][-5:]
+    ticks = [n for n in (0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
+             if n < 2 * np.nanmax(rate)][-5:]  # fmt: skip
     rates.set_xticks(ticks, [f"{n:g}" for n in ticks])
     rates.minorticks_off()
-    rates.grid(axis="x", color="#E6E6E6", lw=0.6, which="both")
+    rates.grid(axis="x", color=FAINT, lw=0.6, which="both")
     rates.set_axisbelow(True)
-    _legend_row(fig, bars)
-    return fig
+    handles, names = bars.get_legend_handles_labels()
+    dots, _ = rates.get_legend_handles_labels()
+    legend_below(fig, list(zip(handles, dots, strict=True)), names, 5)
+    share = (100 * ms["scoring"] / ms.sum(axis=1)).where(ms["scoring"] > 0)
+    if share.notna().sum() == 0:
+        return headline(fig, "Where the time of one answer goes")
+    low, high = share.min(), share.max()
+    said = f"{low:.1f} %" if round(low, 1) == round(high, 1) else f"{low:.1f} to {high:.1f} %"
+    return headline(fig, f"Scoring takes {said} of an answer's time")
+
+
+def _scoring(bars: Axes, ms: pd.DataFrame) -> None:
+    """How long scoring takes, written behind each bar that is too thin to see."""
+    for place, (whole, own) in enumerate(zip(ms.sum(axis=1), ms["scoring"], strict=True)):
+        if own > 0:
+            bars.annotate(f"scoring {own:.3g} ms", (whole, place), xytext=(3, 0), va="center",
+                          textcoords="offset points", fontsize=7, color=VERMILION)  # fmt: skip
+    bars.margins(x=0.28)
 
 
 @styled
@@ -88,11 +91,11 @@ def growth(scoring: pd.DataFrame, prefill: pd.DataFrame) -> Figure:
     """Left: time of one score over N_v. Right: operations of a prefill over N_v. Both log-log.
 
     scoring: n_query, n_visual, route ("leverage", "qr"), ms; prefill: n_visual, what, tflops. The
-    dotted line rises in proportion to N_v.
+    dotted line starts with the lowest one and rises in proportion to N_v.
     """
-    _need(scoring, ("n_query", "n_visual", "route", "ms"))
-    _need(prefill, ("n_visual", "what", "tflops"))
-    fig = _figure(WIDTH, 3.5)
+    need(scoring, ("n_query", "n_visual", "route", "ms"))
+    need(prefill, ("n_visual", "what", "tflops"))
+    fig = new_figure(WIDTH, 4.3)
     left, right = fig.subplots(1, 2)
     colours = dict(
         zip(sorted(scoring["n_query"].unique()), (SKY, GREEN, BLUE, PURPLE), strict=False)
@@ -101,81 +104,30 @@ def growth(scoring: pd.DataFrame, prefill: pd.DataFrame) -> Figure:
     for (n_query, route), own in scoring.groupby(["n_query", "route"]):
         marker, line, name = styles[route]
         own = own.sort_values("n_visual")
-        look = {"color": colours[n_query], "marker": marker, "ls": line, "ms": 4, "lw": 1.2}
-        left.plot(own["n_visual"], own["ms"], label=f"{name}, $N_q$ = {n_query}", **look)
-    _proportional(left, scoring, "ms")
-    left.set(xlabel="visual tokens, $N_v$", ylabel="ms of one score, 32 heads")
-    looks = zip((INK, BLUE, GREEN), ("s", "o", "^"), ("-", "-", "--"), strict=True)
+        left.plot(own["n_visual"], own["ms"], label=f"{name}, $N_q$ = {n_query}", marker=marker,
+                  color=colours[n_query], ls=line, ms=4, lw=1.2)  # fmt: skip
+    looks = zip((INK, BLUE, GREEN), "so^", ("-", "-", "--"), strict=True)
     for (what, own), (colour, marker, line) in zip(
         prefill.groupby("what", sort=False), looks, strict=False
     ):
-        look = {"color": colour, "marker": marker, "ls": line, "ms": 4, "lw": 1.2}
-        right.plot(own["n_visual"], own["tflops"], label=what, **look)
-    _proportional(right, prefill, "tflops")
+        right.plot(own["n_visual"], own["tflops"], label=what, color=colour, marker=marker, ls=line,
+                   ms=4, lw=1.2)  # fmt: skip
+    left.set(xlabel="visual tokens, $N_v$", ylabel="ms of one score, 32 heads")
     right.set(xlabel="visual tokens, $N_v$", ylabel="TFLOPs of a prefill (computed)")
     ticks = sorted(scoring["n_visual"].unique())
-    for ax in (left, right):
+    for ax, frame, column in ((left, scoring, "ms"), (right, prefill, "tflops")):
+        ends = np.array([frame["n_visual"].min(), frame["n_visual"].max()])
+        low = frame.loc[frame["n_visual"] == ends[0], column].min()
+        ax.plot(
+            ends, low * ends / ends[0], color=GREY, ls=":", lw=1, label="in proportion to $N_v$"
+        )
         ax.set(xscale="log", yscale="log")
         ax.set_xticks(ticks, [str(n) for n in ticks])
         ax.minorticks_off()
         ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    return fig
-
-
-def _proportional(ax, frame: pd.DataFrame, column: str) -> None:
-    ends = np.array([frame["n_visual"].min(), frame["n_visual"].max()])
-    low = frame[column].min()
-    ax.plot(ends, 0.7 * low * ends / ends[0], color=GREY, ls=":", lw=1, label="in proportion")
-
-
-@styled
-def paper_over_cost(points: pd.DataFrame) -> Figure:
-    """The paper's Fig. 4 from its own tables: Avg over the printed operations.
-
-    points: method, keep, tflops, value_avg (% of the unpruned model).
-    """
-    _need(points, ("method", "keep", "tflops", "value_avg"))
-    fig = _figure(WIDTH * 0.62, 3.0)
-    ax = fig.subplots()
-    _full_line(ax)
-    for method, own in points[points["method"] != "full"].groupby("method", sort=False):
-        own = own.sort_values("tflops")
-        below, look = method == "qvid", _curve(method)
-        ax.plot(own["tflops"], own["value_avg"], lw=1.3, **look)
-        for row in own.itertuples():
-            offset = (4, -11) if below else (-4, 6)
-            where = {"xytext": offset, "textcoords": "offset points", "fontsize": 7}
-            where["color"] = look["color"]  # where the lines cross, a number must say whose it is
-            ax.annotate(
-                f"{row.keep}", (row.tflops, row.value_avg), ha="left" if below else "right", **where
-            )
-    ax.margins(0.12)
-    ax.set(xlabel="TFLOPs as printed", ylabel="Avg (% of full)")
-    ax.legend(fontsize=7.5, loc="lower right")
-    return fig
-
-
-@styled
-def accuracy_over_cost(cells: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Mean over suites over the computed operations of a prefill; bars are 95 %.
-
-    cells: method, keep, gflops, all, all_stderr, in % of the unpruned model, "full" among them for
-    what it costs, which is told and not drawn, or the curves would have half the panel.
-    """
-    _need(cells, ("method", "keep", "gflops", "all", "all_stderr"))
-    fig = _figure(WIDTH * 0.8, 3.7)
-    ax = fig.subplots()
-    _full_line(ax)
-    for method in methods:
-        own = cells[cells["method"] == method].sort_values("gflops")
-        bars = 1.96 * own["all_stderr"].to_numpy(float)
-        look = _curve(method)
-        if method in MORE:
-            look |= dict(zip(("color", "marker", "ls"), MORE[method], strict=True))
-        ax.errorbar(own["gflops"], own["all"], bars, elinewidth=0.9, lw=1.3, **look)
-    whole = float(cells.loc[cells["method"] == "full", "gflops"].iloc[0])
-    ax.annotate(f"unpruned: {whole:.2f} \N{RIGHTWARDS ARROW}", (1, 0), xytext=(-4, 5), ha="right",
-                xycoords="axes fraction", textcoords="offset points", fontsize=7.5)  # fmt: skip
-    ax.set(xlabel="GFLOPs of a prefill (computed)", ylabel="mean over suites (% of full)")
-    ax.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
-    return fig
+    wide = scoring.pivot_table(index=["n_visual", "n_query"], columns="route", values="ms")
+    if not {"qr", "leverage"} <= set(wide):
+        return headline(fig, "Time of one score, and operations of a prefill, over visual tokens")
+    gain = wide["qr"] / wide["leverage"]
+    return headline(fig, f"This route is {gain.min():.1f} to {gain.max():.1f} times as fast as the "
+                         "printed QR + SVD")  # fmt: skip

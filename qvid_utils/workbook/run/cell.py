@@ -37,6 +37,8 @@ class Cell:
     share: float | None = None
 
     def __post_init__(self) -> None:
+        for name, least in (("keep", 1), ("layer", 0)):
+            object.__setattr__(self, name, _whole(name, getattr(self, name), least))
         if self.share is not None:
             if self.keep is not None:
                 raise ValueError(
@@ -78,7 +80,12 @@ class Cell:
         """The cut that comes first, if any, as `pruned` takes it."""
         if not self.before:
             return []
+        if len(self.before) not in (2, 3):
+            raise ValueError(
+                f"cell with before={self.before!r}: give (method, keep) or (method, keep, options)"
+            )
         name, keep, *more = self.before
+        keep = _whole("before", keep, 1)
         options = dict(more[0]) if more else {}
         place = {"layer": options.pop("layer")} if "layer" in options else {}
         return [(method(name, **options), keep, place)]
@@ -133,6 +140,17 @@ class Cell:
         if self.before:
             found["before"] = plain(self.first[0])
         return found | ({"shared": True} if self.shared else {})
+
+
+def _whole(name: str, value: Any, least: int) -> int | None:
+    """A whole number of `least` or more, or None; TypeError, ValueError for another."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"cell with {name}={value!r}: give a whole number of {least} or more")
+    if value.__index__() < least:
+        raise ValueError(f"cell with {name}={value}: give a whole number of {least} or more")
+    return value.__index__()
 
 
 def grid(

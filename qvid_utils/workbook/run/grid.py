@@ -13,7 +13,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from ...methods.evidence import Evidence, needing
 from ...prune import CutRecord, block_of, pruned
 from ...prune.plan import Given, Looking, Stage, kept_of, scores_of
 
-__all__ = ["Answer", "Grid", "answers", "layers_once", "visual_counts"]
+__all__ = ["Answer", "Grid", "answers", "layers_once", "up_to", "visual_counts"]
 
 ROWS = 64  # of one batch at most, unless the caller's own has more
 CONTROLS = ("score_question", "control", "control_seed")  # options of cells that run alone
@@ -192,6 +192,17 @@ class Grid:
         for group in groups.values():
             yield from self._continued(group)
 
+    @torch.inference_mode()
+    def given(self, layer: int, kept: Sequence[Sequence[Tensor]]) -> Iterator[tuple[int, Answer]]:
+        """Answers where what is kept was chosen before: kept[c][b] (K,) ascending are the visual
+        tokens that enter `layer` of prompt b in choice c, equally many in all."""
+        chosen = method("random")
+        cells = [
+            _Cell(n, chosen, layer, [len(one) for one in sets], [(one, Kept(one)) for one in sets])
+            for n, sets in enumerate(kept)
+        ]
+        yield from self._continued(cells)
+
     # ----------------------------------------------------------------- once, on the whole prompts
 
     def _scored(self, cells: Sequence[_Cell], to_the_end: bool) -> Tensor | None:
@@ -273,6 +284,8 @@ class Grid:
                 out = encode(**{name: self.inputs.get(name, v) for name, v in given.items()})
                 out = copy.copy(out)
                 out.pooler_output = _copied(out.pooler_output, count)
+                if (added := getattr(out, "deepstack_features", None)) is not None:
+                    out.deepstack_features = [_copied(layer, count) for layer in added]
                 return out
 
             return encoded
@@ -323,6 +336,13 @@ def _record(cut: CutRecord, cell: _Cell, shared_by: int) -> CutRecord:
 
 class _Enough(Exception):
     """Ends a pass whose scores have been taken."""
+
+
+@contextmanager
+def up_to(model: nn.Module, layer: int) -> Iterator[None]:
+    """A block that ends where a decoder layer would run: what is observed there has been seen."""
+    with suppress(_Enough), _stopping(family_of(model).part(model, "layers")[layer]):
+        yield
 
 
 @contextmanager

@@ -30,11 +30,12 @@ PACKAGE = ROOT / "qvid_utils"
 #: Folders and files that can change an answer or its score.
 COUNTED = (
     *("algebra", "families", "methods", "models", "prune", "workbook/benchmarks"),
-    *(f"workbook/run/{name}.py" for name in ("cell", "evaluate", "grid")),
+    *(f"workbook/run/{name}.py" for name in ("asker", "batches", "cell", "evaluate", "grid")),
 )
 #: Fields that say something about a method or a checkpoint and do nothing.
 WORDS_ONLY = frozenset(
-    ("source", "departures", "venue", "link", "key", "label", "short", "curve", "apart", "cost")
+    ("source", "departures", "venue", "link", "key", "label", "short", "curve", "apart")
+    + ("printed", "cost")
 )
 #: Where Python and the installed libraries are.
 LIBRARY = [Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib", "purelib", "platlib")]

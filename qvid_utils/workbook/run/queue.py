@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ...algebra.cuts import Infeasible
-from .store import Log, Memory, Taken
+from .store import Log, Memory
 
 __all__ = ["ON_ERROR", "Ask", "Task", "answer_all"]
 
@@ -109,26 +109,26 @@ def _claimed(left: Sequence[Task], sharers: int, on_error: str) -> list[Task]:
 
 def _one_suite(mine: list[Task], ask: Ask, shared: Shared, on_error: str, bar: tqdm) -> None:
     suite = mine[0].suite
+    left = {task.log: task.missing(on_error) for task in mine}  # two tasks may have one log
     for batch in mine[0].batches:
         turns = [task for task in mine if not task.left_out]
-        with shared(suite, [(task, _left(task, batch, on_error)) for task in turns]):
+        coming = [(task, _of(batch, left[task.log])) for task in turns]
+        if not any(ids for _, ids in coming):
+            continue
+        with shared(suite, coming):
             for task in turns:
-                ids = _left(task, batch, on_error)  # two tasks may have one log
+                ids = _of(batch, left[task.log])
                 try:
                     for records in _asked(task, ids, ask, on_error) if ids else ():
                         task.log.append(records)
+                        left[task.log] -= {record["sample"] for record in records}
                         bar.update(len(records))
                 except Infeasible as floor:
                     task.left_out = str(floor)
                     warnings.warn(f"{_name(task)} is left out: {floor}", stacklevel=4)
-                except Taken as other:
-                    mine.remove(task)
-                    warnings.warn(f"{_name(task)} is left to another process: {other}",
-                                  stacklevel=4)  # fmt: skip
 
 
-def _left(task: Task, batch: Sequence[str], on_error: str) -> list[str]:
-    missing = task.missing(on_error)
+def _of(batch: Sequence[str], missing: set[str]) -> list[str]:
     return [sample for sample in batch if sample in missing]
 
 

@@ -5,9 +5,13 @@ driver, the same command goes on where the records end. On several nodes its fol
 file system that all of them see under one path, as must this package.
 """
 
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
+from threading import current_thread, main_thread
 from typing import Any
 
 import pandas as pd
@@ -34,8 +38,7 @@ class Plan:
     """A run as plain data, which any process can do a part of.
 
     model, options: of `load`; suites: by name; cells, limit, seed, batch_size, shuffle, on_error:
-    as of `evaluate`; store: the folder; stale: seconds after which a silent process is taken for
-    dead, the same for all that share the store.
+    as of `evaluate`; store: the folder.
     """
 
     model: str
@@ -48,7 +51,6 @@ class Plan:
     batch_size: int = 32
     shuffle: bool = False
     on_error: str = "stop"
-    stale: float = 60.0
 
     @property
     def asked(self) -> list[Suite]:
@@ -60,7 +62,7 @@ class Plan:
         """Do what is free of it in this process; `how` goes to `evaluate`. Gives `model_parts`."""
         start(self.seed)
         model, processor = load(self.model, **self.options)
-        with Store(self.store, stale=self.stale) as store:
+        with Store(self.store) as store:
             evaluate(
                 model, processor, self.asked, self.cells,
                 limit=self.limit, seed=self.seed, batch_size=self.batch_size,
@@ -79,7 +81,7 @@ class Plan:
 
     def table(self, parts: dict[str, Any]) -> pd.DataFrame:
         """The frame of `evaluate` from what is in the store, without the model."""
-        with Store(self.store, stale=self.stale) as store:
+        with Store(self.store) as store:
             return frame_of(self.tasks(parts, store), self.cells, self.on_error)
 
 
@@ -95,13 +97,38 @@ def in_processes(plan: Plan, workers: int = 1, **how: Any) -> tuple[pd.DataFrame
         return plan.table(parts), parts
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         quiet = how | {"progress": False}
-        jobs = [pool.submit(_run, plan, quiet if place else how) for place in range(workers)]
-        parts = [job.result() for job in jobs]
+        with _without_interrupts():
+            jobs = [pool.submit(_run, plan, quiet if place else how) for place in range(workers)]
+        try:
+            parts = [job.result() for job in jobs]
+        except KeyboardInterrupt:
+            for process in list(pool._processes.values()):  # what they have answered is stored
+                process.terminate()
+            raise
     return plan.table(parts[0]), parts[0]
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started in the block leave Ctrl-C, which all of a terminal's get, to their
+    parent: it ends them."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _run(plan: Plan, how: dict[str, Any]) -> dict[str, Any]:
-    return plan.run(**how)
+    """A part of the plan in a process of its own; asked to end, it stops as at Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return plan.run(**how)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def on_ray(
@@ -130,7 +157,7 @@ def on_ray(
         fresh = ray.remote(num_gpus=num_gpus, num_cpus=num_cpus, max_calls=1, max_retries=retries)
         parts = ray.get(fresh(Plan.identify).remote(plan))
         one = fresh(_one)
-        with Store(plan.store, stale=plan.stale) as store:
+        with Store(plan.store) as store:
             left = [t for t in plan.tasks(parts, store) if t.missing(plan.on_error)]
         names = {cell: place for place, cell in enumerate(plan.cells)}
         jobs = {one.remote(plan, names[t.cell], t.suite.name): _words(t) for t in left}

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...algebra.cuts import Cut, Infeasible, Staged, tokens_per_layer
 from ...methods import METHODS, Method
-from ..cost.flops import exchange
+from ..cost.budgets import exchange
 
 __all__ = ["COMPARED", "LEFT_OUT", "READINGS", "Entry", "at_budget", "entries", "keep_after"]
 

@@ -26,7 +26,8 @@ from ..benchmarks import Suite
 from ..benchmarks.base import FULL
 from ..benchmarks.prompts import prompts, same_share
 from ..run.cell import Cell, grid
-from ..run.evaluate import evaluate, score_maps, setting
+from ..run.evaluate import evaluate, setting
+from ..run.look import look
 from ..tables.stored import store
 
 __all__ = [
@@ -165,7 +166,7 @@ def chosen_by_place(
 ) -> pd.DataFrame:
     """How often each visual token is kept: method, place, kept (share of the prompts)."""
     asked = [Cell(name, keep) for name in methods]
-    maps = score_maps(model, processor, samples, asked)
+    maps = look(model, processor, samples, asked)
     kept = maps.groupby(["method", "token"], sort=False)["kept"].mean().reset_index()
     return kept.rename(columns={"token": "place"})
 

@@ -21,33 +21,28 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
-import torch
 from clip_suites import read_first_frame
 from torch import nn
 
 from ...algebra.cuts import count_at
 from ...algebra.selection import top_k_by_picture, top_k_in_pictures
-from ...families import Unavailable, family_of, takes_videos
-from ...families.layout import frames_of
+from ...families import Unavailable, takes_videos
 from ...methods import Method, method
 from ...models.load import LoadError, load
 from ...paths import DATA, PROFILES, RUNS
-from ...prune import pruned
 from ..benchmarks import TINY_VIDEO, Suite, suite, video_suite
 from ..benchmarks.base import metrics
 from ..benchmarks.paper_profile import here, place
-from ..benchmarks.prompts import prompts
 from ..benchmarks.published import published
 from ..benchmarks.published.video import frames
 from ..benchmarks.scoring import error_of, pull_of, value_of
 from ..run.cell import Cell, grid
 from ..run.evaluate import evaluate
-from ..run.grid import visual_counts
 from ..tables import schema as results
 
 __all__ = [
     "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",
-    "films", "frames_kept", "in_frames", "kept", "lengths", "main", "per_frame", "rows", "setting",
+    "films", "frames_kept", "in_frames", "lengths", "main", "per_frame", "rows", "setting",
     "store", "stored", "with_frames", "with_share_of_frames",
 ]  # fmt: skip
 
@@ -383,53 +378,10 @@ def films(samples: pd.DataFrame) -> dict[str, np.ndarray]:
     return {name: np.stack([np.asarray(frame) for frame in film]) for name, film in shown.items()}
 
 
-@torch.inference_mode()
-def kept(
-    model: nn.Module, processor: Any, samples: pd.DataFrame, cells: Sequence[Cell]
-) -> pd.DataFrame:
-    """What the first cut of each cell keeps of each clip: one row per question, cell and token.
-
-    samples: rows of a suite with one number of frames. Columns: sample, question, answer, method,
-    prediction, right, token, frame (-1 for a token that shows no place), spot (its number within
-    the frame), score, kept.
-    """
-    takes_videos(model)
-    inputs = prompts(processor, samples, model.device)
-    family, made = family_of(model), []
-    counts = visual_counts(model, inputs)
-    for cell in cells:
-        with pruned(model, cell.stages(counts)) as trace:
-            ids = model.generate(**inputs, max_new_tokens=2, do_sample=False)
-        new = ids[:, inputs["input_ids"].shape[1] :]
-        said = [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
-        for i, row in enumerate(samples.itertuples()):
-            cut = next(cut for cut in trace.cuts if cut.row == i)
-            token = cut.scored.numpy(force=True)
-            frame = frames_of(family.blocks(model.config, inputs, i)).numpy()[token]
-            spot = pd.Series(frame).groupby(frame).cumcount().to_numpy()
-            made.append(
-                pd.DataFrame(
-                    {
-                        "sample": row.id,
-                        "question": row.question,
-                        "answer": row.answer,
-                        "method": cell.labels["method"],
-                        "prediction": said[i],
-                        "right": said[i].strip().lower() == row.answer.lower(),
-                        "token": token,
-                        "frame": frame,
-                        "spot": spot,
-                        "score": cut.scores.double().numpy(force=True),
-                        "kept": np.isin(token, cut.kept.numpy(force=True)),
-                    }
-                )
-            )
-    return pd.concat(made, ignore_index=True)
-
-
 def frames_kept(shown: pd.DataFrame) -> pd.DataFrame:
     """How the budget spreads over time: by method and frame, the mean share of a clip's kept tokens
-    that stand in it, and of the frame's own tokens that are kept; both in %. shown: of `kept`."""
+    that stand in it, and of the frame's own tokens that are kept; both in %. shown: of
+    `run.look`."""
     placed = shown[shown["frame"] >= 0]
     all_kept = placed.groupby(["method", "sample"])["kept"].transform("sum")
     each = placed.assign(part=placed["kept"] / all_kept.where(all_kept > 0))

@@ -13,16 +13,16 @@ from typing import Any
 import pandas as pd
 
 from ...algebra.cuts import Staged
-from ...families import FAMILIES, Family
+from ...families import FAMILIES
 from ...methods import METHODS, Method
 from ...methods.evidence import needing
 from ...paths import figures_dir
+from . import families
+from .families import mixes, refusal
 from .schema import save_table
 
 __all__ = ["ABSENT", "catalogue", "departures", "refusal", "store"]
 
-#: Families whose prompts hold tokens that show no place, so that a picture is no plain grid.
-LINE_BREAKS = frozenset({"llava_onevision"})
 
 #: Works that the papers' tables name and this package does not have: (label, venue, why).
 ABSENT = (
@@ -41,27 +41,11 @@ ABSENT = (
 )
 
 
-def refusal(method: Method, family: Family) -> str:
-    """Why a family cannot carry the method, "" where it can: what `pruned` would say."""
-    words = method.sees
-    if words & needing("clip") and family.no_clip:
-        return "no text tower"
-    if words & needing("class token") and not family.has_cls:
-        return "no class token"
-    if method.encode is not None and family.whole_grid:
-        return "needs its whole grid"
-    if "grid" in words and family.model_type in LINE_BREAKS:
-        return "line breaks among its patches"
-    if method.positions == "contiguous" and not family.one_axis:
-        return "positions along several axes"
-    return ""
-
-
 def catalogue() -> pd.DataFrame:
     """One row per method, in the order of METHODS, then the works that are absent: short facts.
 
     Columns: method (the name to use), work (the label), venue, where, score (one line), needs,
-    merges, positions, count, families. `departures` has the rest.
+    merges, positions, count, families, link, key (of data/methods.bib). `departures` has the rest.
     """
     rows = [_row(method) for method in METHODS.values()]
     rows += [{"method": "", "work": label, "venue": venue, "where": "not implemented"}
@@ -85,10 +69,12 @@ def departures() -> pd.DataFrame:
 
 
 def store(profile: str) -> pd.DataFrame:
-    """Write figures/<profile>/methods.csv, .tex and .md, the last with the departures below.
+    """Write figures/<profile>/methods.csv, .tex and .md, the last with the departures below; and
+    the table of the families, families.csv, .tex and .md.
 
     Gives the short table back. `methods_departures.csv`, .tex and .md hold the rest alone.
     """
+    families.store(profile)
     short, more = catalogue(), departures()
     caption = f"{len(METHODS)} methods: what each scores, where it cuts, what it needs"
     save_table(short, "methods", profile, caption)
@@ -109,10 +95,12 @@ def _row(method: Method) -> dict[str, Any]:
         "where": method.where,
         "score": _sentence(method.rule),
         "needs": _needs(method),
-        "merges": "yes" if _merges(method) else "no",
+        "merges": "yes" if mixes(method) else "no",
         "positions": method.positions.replace("_", " "),
         "count": _count(method),
-        "families": "all five" if len(carried) == len(FAMILIES) else names,
+        "families": "all" if len(carried) == len(FAMILIES) else names,
+        "link": method.link,
+        "key": method.key,
     }
 
 
@@ -130,10 +118,6 @@ def _needs(method: Method) -> str:
         *(["text tower"] if words & needing("clip") else []),
     ]
     return ", ".join(found) or "nothing"
-
-
-def _merges(method: Method) -> bool:
-    return method.encode is not None or (method.merges and getattr(method.select, "mixes", True))
 
 
 def _count(method: Method) -> str:

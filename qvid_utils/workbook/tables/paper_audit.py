@@ -162,13 +162,17 @@ def leads(records: pd.DataFrame, suites: Sequence[Suite], method: str = "qvid") 
     """
     names = [name for name in CELL if name in records]
     averages = {key_of(labels): rest for labels, _, *rest in shares(records, suites)}
+    order = list(averages)
 
     def lead(ours: pd.DataFrame, theirs: pd.DataFrame, seed: int) -> dict[str, float]:
-        mine, its = (averages[key_of(side.iloc[0][names].to_dict())] for side in (ours, theirs))
+        keys = [key_of(side.iloc[0][names].to_dict()) for side in (ours, theirs)]
+        mine, its = (averages[key] for key in keys)
         gap, error = mine[0] - its[0], error_of(mine[1].sub(its[1], fill_value=0.0))
         interval = {"low": gap - EDGE * error, "high": gap + EDGE * error}
-        return {"lead": gap, "stderr": error, **interval, "n": len(theirs)}
+        found = {"lead": gap, "stderr": error, **interval, "n": len(theirs)}
+        return found | {"order": order.index(keys[1])}
 
     pruned, own = records[records["method"] != FULL], {"method": method}
     frame = paired(pruned, own, by=budgets_of(records), cell=["method"], measure=lead)
+    frame = frame.sort_values("order", ignore_index=True).drop(columns="order")
     return frame.astype({"keep": "Int64"}) if "retention_pct" in frame else frame

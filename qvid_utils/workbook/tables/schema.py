@@ -150,7 +150,7 @@ def write(frame: pd.DataFrame, path: str | Path, *, order: str = "key") -> Path:
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
     """A CSV with LF, floats in their shortest round-trip form, and whole ranks as such."""
     if "rank" in frame:
-        rank = [int(r) if pd.notna(r) and r == int(r) else r for r in frame["rank"]]
+        rank = [int(r) if isinstance(r, float) and r == r // 1 else r for r in frame["rank"]]
         frame = frame.assign(rank=pd.Series(rank, frame.index, dtype="object"))
     frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 

@@ -7,7 +7,7 @@ from twins import twin
 
 from qvid_utils.algebra.cuts import Infeasible
 from qvid_utils.workbook.cost import flops
-from qvid_utils.workbook.cost.cells import cells_of, compute
+from qvid_utils.workbook.cost.cases import cases_of, operations
 from qvid_utils.workbook.cost.of_methods import (
     at_cost,
     at_own_layer,
@@ -33,12 +33,18 @@ def test_tokens_of_each_layer_by_hand():
         tokens_run("v2drop", 54, 576, 32)
 
 
-def test_a_cost_is_that_of_the_measured_prompt():
+def test_a_cost_is_that_of_its_layers_its_scores_and_its_picture():
     model = twin()
     prompt = prompt_for(model, words=12, questions=6)
-    for cell in cells_of(["full", "qvid", "v2drop", "fastv", "svd_prune"], [9]):
-        ours = cost_of(model.config, cell.name, cell.keep or 16, 16, 12, 6, blocks=[16])
-        assert ours == compute(model.config, prompt, cell)
+    for case in cases_of(["full", "qvid", "v2drop", "fastv", "svd_prune"], [9]):
+        found = operations(model.config, prompt, case)
+        visual = tokens_run(case.name, case.keep, 16, 8)
+        plain = flops.prefill(model.config, visual, 12, blocks=[16])
+        assert found.layers == plain.layers and found.vision == plain.vision
+        score = {"qvid": "leverage", "fastv": "one row"}.get(case.name)
+        if score:
+            assert found.scoring == sum(flops.scoring(model.config, score, 16, 6).values())
+        assert (found.scoring == 0) == (case.name in ("full", "svd_prune"))
 
 
 def test_a_table_takes_each_rows_layer():

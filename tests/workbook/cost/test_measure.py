@@ -12,13 +12,13 @@ from qvid_utils.prune import hooks as pruning
 from qvid_utils.workbook.cli import main as qvid_utils
 from qvid_utils.workbook.cli import timing as command
 from qvid_utils.workbook.cost import flops, grids
-from qvid_utils.workbook.cost.cells import (
-    Cell,
+from qvid_utils.workbook.cost.cases import (
+    Case,
     Run,
-    cells_of,
-    compute,
+    cases_of,
     infeasible,
     measure,
+    operations,
     run,
     where_run,
 )
@@ -105,7 +105,7 @@ def test_the_prompt_is_what_it_says(small):
 def test_a_run_is_cut_where_it_says(small):
     """A clock of ticks: start, language model in and out, first token, then each token."""
     model, prompt = small
-    found = run(model, prompt, Cell("full"), 3, clock=ticks())
+    found = run(model, prompt, Case("full"), 3, clock=ticks())
     assert found == Run(first=3.0, prefill=1.0, score=0.0, steps=(1.0, 1.0))
     assert [found.until(n) for n in (1, 2, 3)] == [3.0, 4.0, 5.0]
     hooks = family_of(model).part(model, "language")._forward_pre_hooks
@@ -114,7 +114,7 @@ def test_a_run_is_cut_where_it_says(small):
 
 def test_the_score_has_a_clock_of_its_own_where_wanted(small):
     model, prompt = small
-    (cell,) = cells_of(["qvid"], [5])
+    (cell,) = cases_of(["qvid"], [5])
     found = run(model, prompt, cell, 1, clock=ticks(), exact_score=True)
     # two rows: each reads the clock before and after; the prefill holds these four readings
     assert (found.score, found.prefill, found.first) == (2.0, 5.0, 7.0)
@@ -124,7 +124,7 @@ def test_the_score_has_a_clock_of_its_own_where_wanted(small):
 def test_two_passes_are_both_in_the_prefill(small):
     model, prompt = small
     layers, seen = family_of(model).part(model, "layers"), []
-    (cell,) = cells_of(["qvid:two_pass"], [5])
+    (cell,) = cases_of(["qvid:two_pass"], [5])
     hook = layers[0].register_forward_hook(lambda *_: seen.append(clock()))
     clock = ticks()
     try:
@@ -137,7 +137,7 @@ def test_two_passes_are_both_in_the_prefill(small):
 
 def test_a_table_of_cells(small, tmp_path):
     model, prompt = small
-    cells = cells_of(["qvid", "variation"], [5])
+    cells = cases_of(["qvid", "variation"], [5])
     frame = measure(model, prompt, cells, name="twin", lengths=[1, 3], rounds=3, clock=ticks())
     assert set(frame.method) == {"full", "qvid", "variation"}  # full is added for the ratios
     one = frame[frame.method == "qvid"].set_index("metric")
@@ -160,8 +160,8 @@ def test_a_table_of_cells(small, tmp_path):
 
 def test_scoring_is_part_of_the_operations(small):
     model, prompt = small
-    costs = {c.key: compute(model.config, prompt, c) for c in
-             [Cell("full"), *cells_of(["qvid", "qvid:two_pass", "random"], [5])]}  # fmt: skip
+    costs = {c.key: operations(model.config, prompt, c) for c in
+             [Case("full"), *cases_of(["qvid", "qvid:two_pass", "random"], [5])]}  # fmt: skip
     assert costs["full"].scoring == costs["random 5"].scoring == 0 < costs["qvid 5"].scoring
     assert costs["qvid 5"].layers == costs["random 5"].layers
     depth, words = model.config.get_text_config().num_hidden_layers, 12
@@ -173,7 +173,7 @@ def test_scoring_is_part_of_the_operations(small):
 
 def test_what_a_schedule_cannot_reach_is_named_with_its_floor():
     model = twin(layers=32)
-    cells = cells_of(["full", "v2drop", "qvid"], [1, 8])
+    cells = cases_of(["full", "v2drop", "qvid"], [1, 8])
     found = infeasible(model, cells, 16)
     assert [cell.key for cell in found] == ["v2drop 1"]
     assert "all 16 tokens run through the first 3" in found[cells[1]]
@@ -182,11 +182,11 @@ def test_what_a_schedule_cannot_reach_is_named_with_its_floor():
 def test_cells_are_refused_in_a_sentence(small):
     model, prompt = small
     with pytest.raises(ValueError, match="unknown method 'qvib': did you mean qvid"):
-        cells_of(["qvib"], [1])
+        cases_of(["qvib"], [1])
     with pytest.raises(ValueError, match="reading='thrice': allowed are in_place, two_pass"):
-        cells_of(["qvid:thrice"], [1])
+        cases_of(["qvid:thrice"], [1])
     with pytest.raises(ValueError, match="full, qvid 5, qvid 5: give each of them once"):
-        measure(model, prompt, cells_of(["qvid", "qvid"], [5]), name="twin")
+        measure(model, prompt, cases_of(["qvid", "qvid"], [5]), name="twin")
     with pytest.raises(ValueError, match="lengths=.0.: give output lengths of 1 token or more"):
         measure(model, prompt, [], name="twin", lengths=[0])
 
@@ -223,7 +223,7 @@ def test_configurations_have_7b_proportions():
 
 def test_a_divided_model_runs():
     model = make(config_of("llava", layers=2, tower=1, divide=32), torch.float32)
-    found = run(model, prompt_for(model), *cells_of(["qvid"], [16]), 2, clock=ticks())
+    found = run(model, prompt_for(model), *cases_of(["qvid"], [16]), 2, clock=ticks())
     assert found.prefill == 1.0 and found.steps == (1.0,)
 
 
@@ -308,7 +308,7 @@ def test_a_device_that_is_not_there_and_an_unknown_route_are_refused_first(monke
 
 def test_parts_add_up_to_the_answer(small):
     model, prompt = small
-    cells = cells_of(["full", "qvid", "fastv"], [5])
+    cells = cases_of(["full", "qvid", "fastv"], [5])
     found = parts(model, prompt, cells, name="small", tokens=3, rounds=1, clock=ticks())
     value = found.set_index(["method", "metric"]).value
     # ticks: 0 start, 1 of the run, 2 the language model (3 the run's own), 4 the door, two for the
@@ -319,7 +319,7 @@ def test_parts_add_up_to_the_answer(small):
         assert [value[name, part] for part in names] == [2000, 2000, 2000, 3000, 2000]
     assert set(found.layer.dropna()) == {1} and found.unit.unique() == ["ms"]
     with pytest.raises(ValueError, match="v2drop 9: parts are told for methods that cut once"):
-        parts(model, prompt, cells_of(["v2drop"], [9]), name="small")
+        parts(model, prompt, cases_of(["v2drop"], [9]), name="small")
 
 
 def test_a_grid_is_measured_beside_the_same_answers(small):

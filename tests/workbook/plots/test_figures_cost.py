@@ -4,13 +4,9 @@ import pandas as pd
 import pytest
 
 from qvid_utils.workbook.plots import cost as figures_cost
-from qvid_utils.workbook.plots.base import CURVES
-from qvid_utils.workbook.plots.cost import (
-    accuracy_over_cost,
-    growth,
-    paper_over_cost,
-    where_time_goes,
-)
+from qvid_utils.workbook.plots.accuracy import over_cost
+from qvid_utils.workbook.plots.base import LOOKS
+from qvid_utils.workbook.plots.cost import growth, where_time_goes
 
 
 def test_bars_are_stacked_in_the_order_of_the_parts():
@@ -32,6 +28,7 @@ def test_growth_draws_every_line_and_the_proportion():
     prefill = pd.DataFrame({"n_visual": [144, 576], "what": "unpruned", "tflops": [1.0, 5.0]})
     left, right = growth(scoring, prefill).axes
     assert len(left.lines) == 5 and len(right.lines) == 2
+    assert left.lines[-1].get_ydata()[0] == pytest.approx(scoring["ms"].min())
     x, y = left.lines[-1].get_data()
     assert y[1] / y[0] == pytest.approx(x[1] / x[0]) == 4
 
@@ -41,26 +38,27 @@ def test_accuracy_over_cost():
         "method": ["full", "qvid", "qvid", "random"], "keep": [144, 48, 16, 16],
         "gflops": [1.8, 0.9, 0.7, 0.7], "all": [100.0, 99, 93, 50], "all_stderr": 1.0,
     })  # fmt: skip
-    (ax,) = accuracy_over_cost(cells, ["qvid", "random"]).axes
-    assert [t.get_text() for t in ax.get_legend().texts] == ["full, all tokens", "QViD", "Random"]
-    lines = [list(line.get_xdata()) for line in ax.lines]
-    assert [0.7, 0.9] in lines  # in the order of cost
-    assert ax.texts[0].get_text().startswith("unpruned: 1.80") and ax.get_xlim()[1] < 1
-    points = cells.rename(columns={"gflops": "tflops", "all": "value_avg"})
-    (ax,) = paper_over_cost(points).axes
-    assert [t.get_text() for t in ax.texts] == ["16", "48", "16"]
-    whose = {line.get_label(): line.get_color() for line in ax.lines}
-    assert [t.get_color() for t in ax.texts] == [whose["QViD"]] * 2 + [whose["Random"]]
+    labels = ("GFLOPs", "mean")
+    fig = over_cost(cells, "gflops", "all", labels, "all_stderr")
+    (ax,) = fig.axes
+    names = [text.get_text() for text in fig.legends[0].texts]
+    assert names == ["QViD", "Random", "full model"]
+    assert [0.7, 0.9] in [list(one.get_xdata()) for one in ax.lines]  # in the order of cost
+    said = [text.get_text() for text in ax.texts]
+    assert said[:3] == ["16", "48", "16"] and said[3].startswith("unpruned: 1.8")
+    assert ax.get_xlim()[1] < 1
+    whose = dict(zip(("QViD", "Random"), [LOOKS["qvid"][0], LOOKS["random"][0]], strict=True))
+    assert [text.get_color() for text in ax.texts[:3]] == [whose["QViD"]] * 2 + [whose["Random"]]
+    assert fig.get_suptitle() == "At 16 tokens: QViD 93 %, Random 50 % of the full model"
     with pytest.raises(ValueError, match="gflops"):
-        accuracy_over_cost(cells.drop(columns="gflops"), ["qvid"])
+        over_cost(cells.drop(columns="gflops"), "gflops", "all", labels)
 
 
 def test_every_part_has_a_look_of_its_own():
     looks = list(figures_cost.PARTS.values())
-    assert len({colour for _, colour, _ in looks}) == len({name for name, *_ in looks}) == 5
+    assert len({colour for _, colour, *_ in looks}) == len({name for name, *_ in looks}) == 5
 
 
 def test_no_two_curves_share_marker_and_line():
-    looks = [*CURVES.values(), *figures_cost.MORE.values()]
-    assert len({(marker, line) for _, marker, line in looks}) == len(looks)
-    assert not set(CURVES) & set(figures_cost.MORE)
+    looks = {(marker, line) for name, (_, marker, line) in LOOKS.items() if name != "pdrop"}
+    assert len(looks) == len(LOOKS) - 1  # pdrop is the papers' name of PyramidDrop

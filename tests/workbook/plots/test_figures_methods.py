@@ -1,5 +1,6 @@
 """The figures of all methods: what is drawn is what the frame says, and nothing is cut off."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_figures import is_hidden_tick, texts
@@ -59,12 +60,16 @@ def test_nothing_is_cut_off(name, tmp_path):
 
 
 def points(ax):
-    """(x, y, hollow) of every single point of a panel."""
+    """(x, y, hollow) of every point of a panel."""
+    kinds = [c for c in ax.collections if c.get_offsets().size and not hasattr(c, "get_segments")]
     return [
-        (one.get_xdata()[0], one.get_ydata()[0], one.get_markerfacecolor() == "white")
-        for one in ax.lines
-        if one.get_marker() not in (None, "None", "") and len(one.get_xdata()) == 1
-    ]
+        (float(x), float(y), tuple(face[:3]) == (1.0, 1.0, 1.0))
+        for kind in kinds
+        for (x, y), face in zip(
+            kind.get_offsets(), np.resize(kind.get_facecolors(), (len(kind.get_offsets()), 4)),
+            strict=True,
+        )
+    ]  # fmt: skip
 
 
 def test_every_method_has_a_hollow_and_a_filled_point():
@@ -89,12 +94,13 @@ def test_rows_stand_by_group_and_the_best_on_top():
     assert hollow[len(labels) - 1] == 93.0 and len(hollow) == len(labels)
 
 
-def test_ranks_are_drawn_where_they_are():
+def test_ranks_go_from_one_reading_to_the_other():
     fig = FIGURES["ranks"]()
-    for ax, names in zip(fig.axes, (COMPARED, COMPARED[1:]), strict=True):
-        assert sorted(x for x, *_ in points(ax)) == [n + 1.0 for n in range(len(names))]
-    labels = [tick.get_text() for tick in fig.axes[0].get_yticklabels()]
-    assert labels[0] == METHODS[COMPARED[1]].label and labels[-1] == "QViD"  # no mean: last
+    (ax,) = fig.axes
+    ends = sorted(tuple(one.get_ydata()) for one in ax.lines)
+    assert len(ends) == len(COMPARED) and ends[-1] == (len(COMPARED), len(COMPARED) - 1)
+    assert (1.0,) in ends  # QViD has no place as a mean
+    assert texts(fig).count("  " + METHODS[COMPARED[1]].label) == 1
     with pytest.raises(ValueError, match="give one budget"):
         figures_methods.rank_intervals(pd.concat([make_ranks(), make_ranks().assign(budget=32)]))
 
@@ -102,9 +108,12 @@ def test_ranks_are_drawn_where_they_are():
 def test_gains_are_hollow_where_the_interval_holds_zero():
     fig = FIGURES["gains"]()
     assert [ax.get_title() for ax in fig.axes] == [f"{b} tokens" for b in BUDGETS]
-    assert points(fig.axes[0]) == [(2.0, 1, False)]
+    assert points(fig.axes[0]) == [(2.0, 0, False)]  # no row for what has no pair there
     assert sorted(points(fig.axes[2])) == [(-2.0, 0, True), (2.0, 1, False)]
     assert "accuracy points" in texts(fig)
+    named = [text.get_text() for text in fig.legends[0].texts]
+    assert named == ["better", "worse", "not clear: the interval holds zero"]
+    assert fig.get_suptitle() == "Of 5 pairs 3 are clearly better, 0 clearly worse"
 
 
 @pytest.mark.parametrize("name", ["methods_by_group", "rank_intervals"])

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_figures import is_hidden_tick, line, texts
+from test_figures import is_hidden_tick, texts
 
-from qvid_utils.workbook.plots import base as figures
+from qvid_utils.workbook.plots import accuracy as figures
+from qvid_utils.workbook.plots import pictures
 
 RNG = np.random.default_rng(0)
 SAMPLES = ("tiny_gqa/0", "tiny_mmb/1")
@@ -55,7 +56,7 @@ def make_accuracies():
 
 
 FIGURES = {
-    "maps": lambda: figures.score_maps(PICTURES, make_maps()),
+    "maps": lambda: pictures.score_maps(PICTURES, make_maps()),
     "keep": lambda: figures.over_keep(make_averages(), {"one": ["qvid"], "two": ["random"]}),
     "rank": lambda: figures.over_rank(make_ranks()),
     "layers": lambda: figures.layer_sweep(make_averages(("qvid", "random"), range(12))),
@@ -82,46 +83,55 @@ def test_maps_frame_what_is_kept_and_judge_the_answer():
     shown = panels[0].images[1].get_array()
     assert np.allclose(shown, np.arange(9).reshape(3, 3) / 8)
     words = texts(fig)
-    assert "“red”: right" in words and "“blue”: wrong" in words and "V²Drop's score" in words
+    assert "“red”: right\n0 to 8" in words and "“blue”: wrong\n0 to 8" in words
+    assert "V²Drop's score" in words
+    assert fig.get_suptitle().endswith("the others keep: V²Drop's score 100 %")
 
 
 def test_a_map_of_equal_scores_is_drawn():
-    assert figures.score_maps(PICTURES, make_maps().assign(score=1.0))
+    assert pictures.score_maps(PICTURES, make_maps().assign(score=1.0))
 
 
 def test_over_keep_draws_every_budget_of_every_method():
     fig = figures.over_keep(make_averages(), {"both": ["qvid", "random"]})
     (ax,) = fig.axes
-    drawn = [c for c in ax.containers if c.has_yerr]
-    found = {c.get_label(): c.lines[0].get_ydata().tolist() for c in drawn}
-    assert found == {"QViD": [92.0, 93.0, 94.0], "Random": [90.0, 91.0, 92.0]}
+    found = [list(one.get_ydata()) for one in ax.lines]
+    assert [92.0, 93.0, 94.0] in found and [90.0, 91.0, 92.0] in found
     assert ax.get_xticks().tolist() == [16, 32, 48]
+    names = [text.get_text() for text in fig.legends[0].texts]
+    assert names == ["QViD", "Random", "full model"]
+    bars = [part for c in ax.collections for part in c.get_segments()]
+    assert sorted(np.ptp(part[:, 1]) for part in bars) == pytest.approx([2 * 1.96] * 6)
 
 
 def test_layers_without_a_word_are_hollow():
-    ax = FIGURES["layers"]().axes[0]
-    qvid = line(ax, "QViD")
-    assert qvid.get_ydata().tolist() == [93.0 + layer for layer in range(12)]
+    fig = FIGURES["layers"]()
+    ax = fig.axes[0]
+    assert [93.0 + layer for layer in range(12)] in [list(one.get_ydata()) for one in ax.lines]
+    assert figures.MUTE in [text.get_text() for text in fig.legends[0].texts]
     hollow = [one for one in ax.lines if one.get_markerfacecolor() == "white"]
     assert hollow[0].get_xdata().tolist() == list(range(3, 12))
 
 
 def test_cost_is_drawn_over_mean_tokens():
-    ax = FIGURES["cost"]().axes[0]
-    assert line(ax, "keep 16").get_xdata().tolist() == [16 + 12.0 * layer for layer in range(12)]
+    drawn = [list(one.get_xdata()) for one in FIGURES["cost"]().axes[0].lines]
+    assert [16 + 12.0 * layer for layer in range(12)] in drawn
 
 
 def test_the_band_is_fifteen_points_below_full():
     fig = FIGURES["suites"]()
-    (band,) = [p for p in fig.axes[0].patches if p.get_label() == "less than 15 points lost"]
+    (band,) = fig.axes[0].patches
+    assert "less than 15 points lost" in [text.get_text() for text in fig.legends[0].texts]
     assert (band.get_y(), band.get_height()) == (80.0, 15.0)
     assert "tiny_gqa (GQA)" in texts(fig)
 
 
 def test_ranks_of_paper_and_ours_are_both_there():
-    ax = FIGURES["rank"]().axes[0]
-    assert line(ax, "paper, 11.1 % kept").get_ydata().tolist() == [61.0, 64.0, 76.0]
-    assert {t.get_text() for t in ax.get_legend().get_texts()} >= {"ours, 33.3 % kept"}
+    fig = FIGURES["rank"]()
+    assert [61.0, 64.0, 76.0] in [list(one.get_ydata()) for one in fig.axes[0].lines]
+    names = {text.get_text() for text in fig.legends[0].texts}
+    assert names >= {"ours, 33.3 % kept", "paper, 11.1 % kept"}
+    assert fig.get_suptitle() == "At 11.1 % kept rank 16 is best here, rank 16 in the paper"
 
 
 @pytest.mark.parametrize("name", ["over_rank", "layer_sweep", "layer_cost"])

@@ -1,5 +1,6 @@
 """Cells of the comparison: what they are called, what they do, and that the runner does it."""
 
+import numpy as np
 import pytest
 import torch
 from twins import embedded
@@ -10,6 +11,7 @@ from qvid_utils.methods.qvid_variants import modes, share_out
 from qvid_utils.prune import observed
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
+from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
@@ -104,7 +106,7 @@ def test_a_pair_answers_as_pruned_does(loaded, suites):
         inputs = prompts(processor, suites[0].samples.query("id == @row.id"), model.device)
         stages = [("divprune", 72, {"positions": "original"}), ("qvid", 10)]
         with torch.inference_mode(), pruned(model, stages) as trace:
-            ids = model.generate(**inputs, max_new_tokens=runner.NEW_TOKENS, do_sample=False)
+            ids = model.generate(**inputs, max_new_tokens=asker.NEW_TOKENS, do_sample=False)
         said = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert found.loc[row.id, "prediction"] == said.strip()
         assert found.loc[row.id, "mean_tokens"] == trace.mean_tokens[0] == (72 + 11 * 10) / 12
@@ -154,3 +156,33 @@ def test_cuts_of_a_pair_by_layer(loaded, suites):
     with torch.inference_mode(), pruned(model, PAIR.stages([144])) as trace:
         model(**inputs)
     assert [Cut(c.layer, len(c.kept)) for c in trace.cuts] == [Cut(0, 72), Cut(1, 10)]
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+@pytest.mark.parametrize(
+    "numbers, says",
+    [
+        ({"keep": 0}, "cell with keep=0: give a whole number of 1 or more"),
+        ({"keep": -3}, "cell with keep=-3: give a whole number of 1 or more"),
+        ({"keep": 1.5}, "cell with keep=1.5: give a whole number of 1 or more"),
+        ({"keep": True}, "cell with keep=True: give a whole number of 1 or more"),
+        ({"keep": "5"}, "cell with keep='5': give a whole number of 1 or more"),
+        ({"keep": np.float64(5)}, "give a whole number of 1 or more"),
+        ({"keep": 5, "layer": -1}, "cell with layer=-1: give a whole number of 0 or more"),
+        ({"keep": 5, "layer": 1.5}, "cell with layer=1.5: give a whole number of 0 or more"),
+        ({"keep": 5, "layer": True}, "cell with layer=True"),
+        ({"share": float("nan")}, "share=nan"),
+        ({"keep": 5, "before": ("divprune", 0)}, "cell with before=0: give a whole number of 1"),
+        ({"keep": 5, "before": ("divprune",)}, "give .method, keep. or .method, keep, options."),
+    ],
+)
+def test_a_number_that_no_budget_or_layer_is_says_so(numbers, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        Cell("qvid", **numbers)
+
+
+def test_numbers_of_numpy_are_numbers():
+    cell = Cell("qvid", np.int64(5), np.int32(2))
+    assert (cell.keep, cell.layer) == (5, 2) and type(cell.keep) is type(cell.layer) is int

@@ -17,13 +17,14 @@ from qvid_utils.paths import ROOT
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
+from qvid_utils.workbook.run.store import Log, Store
 from qvid_utils.workbook.run.workers import Plan, on_ray
 
 CELLS = (Cell(), *grid(["qvid", "random"], [16]))
 
 
 def plan(folder, **changed) -> Plan:
-    told = {"limit": 8, "batch_size": 1, "stale": 5.0} | changed
+    told = {"limit": 8, "batch_size": 1} | changed
     return Plan("tiny/llava", ("tiny_gqa",), CELLS, str(folder), **told)
 
 
@@ -78,13 +79,10 @@ def driver(cluster, folder) -> subprocess.Popen:
 
 def holders(folder) -> set[int]:
     """Processes that hold a cell just now."""
-    found = set()
-    for lease in Path(folder).glob("locks/*.lease"):
-        try:
-            found.add(json.loads(lease.read_text(encoding="utf-8"))["pid"])
-        except (OSError, ValueError):
-            continue
-    return found
+    with Store(folder) as store:
+        names = [path.stem for path in store.locks.glob("*.lock")]
+        held = [Log(store, "", {}, name).held() for name in names]
+    return {int(words.split()[1]) for words in held if words and words.startswith("process ")}
 
 
 def until(true, seconds=120):

@@ -1,6 +1,7 @@
 """The runner on a few questions of the embedded suites, against plain loops over single ones."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,12 @@ from qvid_utils.families import Unavailable
 from qvid_utils.methods import METHODS, RULES, Method
 from qvid_utils.workbook.benchmarks import Suite, suite, video_suite
 from qvid_utils.workbook.benchmarks.prompts import picture, prompts
+from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.run.grid import layers_once
+from qvid_utils.workbook.run.look import look
 from qvid_utils.workbook.studies import cell_lists
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables.stored import store, stored
@@ -63,7 +66,7 @@ def refuse(*_, **__):
 @pytest.mark.parametrize("media", ["image", "video"])
 def test_videos_are_refused_by_a_model_of_pictures(cell, media, loaded, monkeypatch):
     """By what the suite says of itself, and by what its questions hold."""
-    monkeypatch.setattr(runner, "prompts", refuse)
+    monkeypatch.setattr(asker, "prompts", refuse)
     one = dataclasses.replace(video_suite("tiny_mvbench"), media=media)
     with pytest.raises(ValueError, match="LLaVA-1.5 takes no videos; those that do: ") as told:
         evaluate(*loaded, [suite("tiny_gqa"), one], [cell])
@@ -78,22 +81,43 @@ def test_a_picture_without_a_visual_token_is_an_error(loaded, suites, monkeypatc
         texts = [f"USER: {question} ASSISTANT:" for question in rows["question"]]
         return processor(text=texts, padding=True, return_tensors="pt").to(device)
 
-    monkeypatch.setattr(runner, "prompts", blind)
+    monkeypatch.setattr(asker, "prompts", blind)
     says = r"sample 'tiny_gqa/\d+': its picture has no visual token in the prompt; look whether the"
     with pytest.raises(ValueError, match=says):
         evaluate(model, processor, suites[:1], [Cell()])
     with pytest.raises(ValueError, match=says):
-        runner.score_maps(model, processor, suites[0].samples, [Cell("qvid", 8)])
+        look(model, processor, suites[0].samples, [Cell("qvid", 8)])
     words = suites[0].samples.assign(image=[[] for _ in range(4)])
     told = evaluate(model, processor, [dataclasses.replace(suites[0], samples=words)], [Cell()])
     assert told["mean_tokens"].tolist() == [0.0] * 4
 
 
 def test_an_unknown_kernel_is_refused_before_a_run(loaded, suites, monkeypatch):
-    monkeypatch.setattr(runner, "prompts", refuse)
+    monkeypatch.setattr(asker, "prompts", refuse)
     monkeypatch.setenv("QVID_KERNEL", "foo")
     with pytest.raises(ValueError, match="QVID_KERNEL=foo: give torch .the default. or triton"):
         evaluate(*loaded, suites, [Cell("qvid", 8)])
+
+
+def test_a_suite_that_is_there_twice_is_refused(loaded, suites):
+    with pytest.raises(ValueError, match="suite 'tiny_gqa' is there twice: each is asked once"):
+        evaluate(*loaded, [suites[0], suites[0]], [Cell("qvid", 16)])
+
+
+def test_answers_that_are_not_read_are_told(loaded, suites, monkeypatch):
+    one = dataclasses.replace(suite("tiny_pope").head(40), metric="pope")
+    answers, said = iter(["yes", "no"] * 19 + ["the", ""]), asker.Asker.ask
+
+    def ask(self, task, ids):
+        return [r | {"prediction": next(answers)} for r in said(self, task, ids)]
+
+    monkeypatch.setattr(asker.Asker, "ask", ask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(*loaded, [one], [Cell()])
+    answers = iter(["yes", "no"] * 18 + ["the", "", "", ""])
+    with pytest.warns(UserWarning, match="tiny_pope, full: 10 % of the answers are not read, such"):
+        evaluate(*loaded, [one], [Cell()])
 
 
 # ---------------------------------------------------------------- answers
@@ -106,7 +130,7 @@ def test_records_equal_a_plain_loop_over_single_questions(loaded, suites, record
         mine = records.iloc[number * 8 : number * 8 + 8].set_index("sample")
         for row in (row for one in suites for row in one.samples.itertuples()):
             inputs = prompt(processor, row)
-            options = {"max_new_tokens": runner.NEW_TOKENS, "do_sample": False}
+            options = {"max_new_tokens": asker.NEW_TOKENS, "do_sample": False}
             if cell.method is None:
                 ids, tokens = model.generate(**inputs, **options), 144
             else:
@@ -342,7 +366,7 @@ def test_stored_answers_to_other_questions_are_refused(records, suites, tmp_path
 
 def test_score_maps_show_what_was_kept(loaded, suites, records):
     cells = grid(["qvid", "random"], [16])
-    maps = runner.score_maps(*loaded, suites[0].samples, cells)
+    maps = look(*loaded, suites[0].samples, cells)
     assert len(maps) == 4 * 2 * 144 and maps["row"].max() == maps["column"].max() == 11
     for (sample, method), one in maps.groupby(["sample", "method"]):
         best = one["score"].sort_values(ascending=False, kind="stable").index[:16]

@@ -63,6 +63,12 @@ def test_other_answers_are_no_comparison(work, monkeypatch):
         overhead.compared(work, {"full": [Cell()]}, 1, lambda: 0.0)
 
 
+def test_the_runners_own_time_is_told_without_a_model(capsys):
+    assert overhead.main(["--own", "5"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("5 questions: ") and "ms of the processor for an answer" in told
+
+
 def test_the_command_prints_three_runs(capsys):
     options = "--divide 32 --layers 2 --questions 1 --tokens 2 --rounds 1 --cpu-time"
     assert overhead.main(options.split()) == 0

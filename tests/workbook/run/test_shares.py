@@ -17,10 +17,12 @@ from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.cli import ask as command
 from qvid_utils.workbook.cli import main, parser
-from qvid_utils.workbook.run import evaluate as runner
+from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run.cell import Cell, grid
+from qvid_utils.workbook.run.checks import check_cell, check_run
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.run.grid import Grid, layers_once, visual_counts
+from qvid_utils.workbook.run.look import look
 from qvid_utils.workbook.run.plain import key_of
 from qvid_utils.workbook.run.store import Store
 from qvid_utils.workbook.tables import beside_paper, conclusions, report
@@ -225,7 +227,7 @@ def test_a_run_goes_on_where_it_was(loaded, pictures, records, tmp_path):
     with Store(tmp_path) as store:
         evaluate(*loaded, [pictures], cells[1:3], limit=3, batch_size=2, store=store)
         half = {path.name: path.stat().st_size for path in store.cells.glob("*.jsonl")}
-        assert sorted(name.rsplit("-", 1)[0] for name in half) == [
+        assert sorted(name.rsplit("-", 2)[0] for name in half) == [
             "tiny_sizes_qvid_share=33.3_16", "tiny_sizes_qvid_share=50.0_16",
         ]  # fmt: skip
         whole = evaluate(*loaded, [pictures], cells, batch_size=3, store=store)
@@ -252,7 +254,7 @@ def never(*told):
 def test_a_cut_before_that_leaves_too_few_is_refused_before_a_run(
     model_type, cell, says, note, monkeypatch
 ):
-    monkeypatch.setattr(runner._Asker, "ask", never)
+    monkeypatch.setattr(asker.Asker, "ask", never)
     with pytest.raises(ValueError, match=f"method 'qvid' after the others: {says}") as left:
         evaluate(twin(model_type), None, [suite("tiny_gqa")], [cell], limit=1)
     assert left.value.__notes__[0].startswith(note)
@@ -269,7 +271,7 @@ def test_a_cut_before_that_leaves_too_few_is_refused_before_a_run(
     ],
 )
 def test_a_cut_before_that_leaves_enough_is_not_refused(model_type, cell):
-    runner._check(twin(model_type), cell)
+    check_cell(twin(model_type), cell)
 
 
 def test_a_share_below_a_staged_methods_floor_is_named(loaded, pictures):
@@ -281,7 +283,7 @@ def test_a_share_below_a_staged_methods_floor_is_named(loaded, pictures):
 
 
 def test_score_maps_keep_each_pictures_share(loaded, pictures):
-    maps = runner.score_maps(*loaded, pictures.samples, [Cell("qvid", share=25.0)])
+    maps = look(*loaded, pictures.samples, [Cell("qvid", share=25.0)])
     kept = maps.groupby("sample")["kept"].agg(["size", "sum"])
     assert sorted(set(kept.itertuples(index=False, name=None))) == [
         (96, 24), (120, 30), (168, 42), (196, 49),
@@ -448,3 +450,27 @@ def test_the_command_refuses_what_is_no_share(wrong, capsys):
 def test_shares_need_methods(capsys):
     assert main(["run", "--shares", "10"]) == 2
     assert "--shares goes with --methods" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- budgets above the prompts
+
+
+def test_a_budget_above_every_prompt_is_refused_before_a_question(
+    loaded, pictures, records, monkeypatch
+):
+    monkeypatch.setattr(asker.Asker, "ask", never)
+    counts = records[records["method"] == "full"]["mean_tokens"].astype(int)
+    few, most = counts.min(), counts.max()
+    for keep, on_error, says in [
+        (most + 1, "record", f"keep={most + 1}: no prompt of tiny_sizes has more than {most} visu"),
+        (
+            few + 1,
+            "stop",
+            rf"keep={few + 1}: sample 'tiny_sizes/\d+' has {few} visual tokens; keep",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=says) as told:
+            evaluate(*loaded, [pictures], [Cell(), Cell("qvid", keep)], on_error=on_error)
+        assert told.value.__notes__[0].startswith("cell {'method': 'qvid'")
+    check_run(*loaded, [pictures], [Cell("qvid", few + 1)], "record")
+    check_run(*loaded, [pictures], [Cell("qvid", few), Cell("qvid", share=90.0)])

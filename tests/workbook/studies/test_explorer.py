@@ -13,10 +13,12 @@ from twins import embedded
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import pixels
 from qvid_utils.workbook.plots import base as figures
-from qvid_utils.workbook.studies import explorer
+from qvid_utils.workbook.studies import explorer, explorer_session
 from qvid_utils.workbook.studies import explorer_figure as figures_explorer
-from qvid_utils.workbook.studies.explorer import Session, attended, examples, explore
-from qvid_utils.workbook.studies.one_question import ask, look
+from qvid_utils.workbook.studies.explorer import attended, explore
+from qvid_utils.workbook.studies.explorer_session import Session, examples
+from qvid_utils.workbook.studies.one_look import look
+from qvid_utils.workbook.studies.one_question import ask
 
 SAMPLE = suite("tiny_gqa").samples.iloc[[0]]
 QUESTION = SAMPLE["question"].item()
@@ -37,14 +39,14 @@ def session(tiny):
 def folder(tmp_path, monkeypatch):
     """Figures go to a folder of the test's own."""
     monkeypatch.setattr(figures, "figures_dir", lambda profile: tmp_path / "figures" / profile)
-    monkeypatch.setattr(explorer, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(explorer_session, "FIGURES", tmp_path / "figures")
     return tmp_path / "figures" / "tiny"
 
 
 # ------------------------------------------------------------------------------------- a session
 def test_a_change_looks_again_and_asks_again_only_where_it_must(session, monkeypatch):
     calls = []
-    monkeypatch.setattr(explorer, "ask", lambda *given: calls.append(given) or ask(*given))
+    monkeypatch.setattr(explorer_session, "ask", lambda *given: calls.append(given) or ask(*given))
     first = session.update()
     changes = [{"keep": 20}, {"rank": 2}, {"methods": ["qvid", "fastv"]}]
     looks = [session.update(**change) for change in changes]
@@ -82,21 +84,28 @@ def test_a_model_may_come_by_name(session, tiny):
 
 def test_examples_are_pictures_with_their_questions():
     found = examples()
-    assert {name for name, _ in found.values()} == set(explorer.TINY)
-    for name in explorer.TINY:
+    assert {name for name, _ in found.values()} == set(explorer_session.TINY)
+    for name in explorer_session.TINY:
         ids = [sample for suite_name, sample in found.values() if suite_name == name]
         samples = suite(name).samples.set_index("id")
-        assert samples.loc[ids, "picture"].nunique() == len(ids) == explorer.EACH
+        assert samples.loc[ids, "picture"].nunique() == len(ids) == explorer_session.EACH
     label, place = next(iter(found.items()))
     assert label == "tiny_gqa/0000: What color is the letter K?"
-    change = explorer._example(place)
+    change = explorer_session.example(place)
     assert change["question"] == QUESTION and np.array_equal(np.asarray(change["picture"]), PICTURE)
-    assert explorer._example(found[[*found][-1]])["question"]  # of a suite with rotations
+    assert explorer_session.example(found[[*found][-1]])["question"]  # of a suite with rotations
 
 
 def test_embedded_models_can_be_loaded():
-    assert "tiny/llava" in explorer.embedded()
-    assert "tiny/clip" not in explorer.embedded()
+    names = explorer_session.embedded()
+    assert names == ["tiny/llava", "tiny/qwen2_vl", "tiny/video_llava"]  # OneVision breaks lines
+
+
+@pytest.mark.parametrize("name", explorer_session.embedded())
+def test_every_model_that_is_offered_can_be_drawn(name):
+    session = Session(*embedded(name), PICTURE, QUESTION)
+    words = texts(figures_explorer.explorer(session.update()))
+    assert name in words and session.asked.answer.text in words
 
 
 # ------------------------------------------------------------------------------------ the figure
@@ -113,8 +122,8 @@ def test_the_figure_shows_what_was_found(session):
         assert f"“{side.answer.text}”, p = {side.answer.probability:.2f}" in words
         assert f"mean {side.mean_tokens:.1f} tokens" in words
     assert "What color is the letter\nK?" in words and "rank 4: 4 of 15 modes vote" in words
-    assert f"QViD's cost: keep {seen.sides[1].same_cost}" in words
-    assert "first of 3 cuts, layer 1" in words
+    assert f"at QViD's cost: keep {seen.sides[1].same_cost}" in words
+    assert "first of 3 cuts" in words and "layer 1" in words
     top = figure.axes[0]
     veils = [i.get_array() for i in top.images if np.ndim(i.get_array()) == 3]
     veils = [veil for veil in veils if veil.shape == (12, 12, 4)]
@@ -144,14 +153,33 @@ def test_a_refusal_stands_in_its_place(session):
 
 def test_merged_tokens_are_said_to_have_no_place(session):
     words = texts(figures_explorer.explorer(session.update(methods=["prumerge", "tome"], keep=20)))
-    assert words.count("slots, it merges tokens") == 2
+    assert words.count("slots: it merges tokens") == 2
+
+
+def test_captions_end_where_their_panels_do(session):
+    long = f"What color is the {'big ' * 20}star?"
+    seen = session.update(methods=["qvid", "sparsevlm"], question=long)
+    top = figures_explorer.explorer(seen).axes[0]
+    lines = [line for text in top.texts for line in text.get_text().split("\n")]
+    assert max(map(len, lines)) <= figures_explorer.COLUMNS + 2
+    assert any(line.endswith("…") for line in lines)
+
+
+def test_a_map_has_a_bar_with_its_ends(session):
+    seen = session.update(methods=["qvid"])
+    words = texts(figures_explorer.explorer(seen)).split("\n")
+    assert {f"{seen.sides[0].scores.min():.2g}", f"{seen.sides[0].scores.max():.2g}"} <= set(words)
+
+
+def test_an_answer_without_words_is_said_so():
+    assert figures_explorer._said("") == "(nothing)" and figures_explorer._said("red") == "“red”"
 
 
 def test_wide_pictures_keep_their_shape(session):
     seen = session.update()
     flat = type(seen.asked)(**vars(seen.asked) | {"seen": np.zeros((50, 100, 3), np.uint8)})
     top = figures_explorer.explorer(look(flat, ["qvid"], 16)).axes[0]
-    assert {tuple(image.get_extent())[2] for image in top.images} == {0.5}
+    assert {tuple(image.get_extent())[2] for image in top.images} == {0.5, -0.17}  # and a bar
 
 
 def test_numbers_are_short():
@@ -180,11 +208,13 @@ def test_without_anybody_the_figure_is_saved_and_equal_byte_for_byte(tiny, folde
     assert set(files[0]) == {"fig_x.png", "fig_x.pdf", "fig_x.csv"}
     assert files[0] == files[1]
     with Image.open(folder / "fig_x.png") as drawn:
-        assert drawn.size == (968, 539)
+        assert drawn.size == (1760, 1040)
 
 
 def test_saving_says_where(session, folder):
     assert session.save("mine") == "figures/tiny/mine.png"
+    with pytest.raises(ValueError, match="there is a figure 'mine' already"):
+        session.save("mine", anew=True)
     assert (folder / "mine.csv").read_text().startswith("panel,who,name,place,value")
     with pytest.raises(ValueError, match="use letters"):
         session.save("a/b")

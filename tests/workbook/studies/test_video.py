@@ -20,6 +20,7 @@ from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.benchmarks.published.video import frames
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
+from qvid_utils.workbook.run.look import look
 from qvid_utils.workbook.studies import video
 from qvid_utils.workbook.tables import beside_paper
 from qvid_utils.workbook.tables import schema as results
@@ -174,7 +175,7 @@ def test_the_runner_asks_clips_of_one_length_together(loaded):
 def test_a_method_per_frame_keeps_as_many_of_every_frame(loaded):
     model, processor = loaded
     one = few("tiny_mvbench").samples
-    shown = video.kept(*loaded, one, [Cell(video.per_frame("qvid"), 24), Cell("qvid", 24)])
+    shown = look(*loaded, one, [Cell(video.per_frame("qvid"), 24), Cell("qvid", 24)])
     assert len(shown) == 2 * 2 * 129 and (shown.frame < 0).sum() == 4  # the line breaks
     each = shown[shown.kept].groupby(["method", "sample", "frame"]).size().unstack(fill_value=0)
     assert (each.loc["qvid_per_frame", list(range(8))] == 3).all(axis=None)

@@ -17,7 +17,8 @@ from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import pixels, prompts
 from qvid_utils.workbook.cost import flops
 from qvid_utils.workbook.studies import low_rank as observation
-from qvid_utils.workbook.studies.one_question import Look, _answered, ask, look, opened
+from qvid_utils.workbook.studies.one_look import Look, look
+from qvid_utils.workbook.studies.one_question import SHRUNK, WORDS, answered, ask, opened
 
 SAMPLE = suite("tiny_gqa").samples.iloc[[0]]
 QUESTION = SAMPLE["question"].item()
@@ -79,6 +80,23 @@ def test_words_that_the_model_does_not_have_are_named(tiny, asked):
     assert asked.unknown == ()
     strange = ask(*tiny, PICTURE, "What color is the zebra Xylophone ?")
     assert strange.unknown == ("zebra", "Xylophone")
+    plain = ask(*tiny, PICTURE, "What colour, is the elephant?")
+    assert plain.unknown == ("colour", "elephant")
+    with pytest.raises(ValueError, match="knows none of these words: “zebra”, “giraffe”"):
+        ask(*tiny, PICTURE, "zebra giraffe?")
+
+
+def test_a_question_has_an_end(tiny):
+    with pytest.raises(ValueError, match=f"has {WORDS + 1} words; up to {WORDS} are asked"):
+        ask(*tiny, PICTURE, "star " * (WORDS + 1))
+
+
+def test_large_pictures_are_shrunk_and_turned(tmp_path):
+    file = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned by 90 degrees
+    Image.new("RGB", (4000, 1000), (250, 0, 0)).save(file, exif=exif)
+    assert opened(file).size == (SHRUNK // 4, SHRUNK)
 
 
 def test_a_side_is_what_the_engine_says(tiny, asked, inputs):
@@ -263,7 +281,7 @@ def test_an_answer_of_two_words_is_as_likely_as_both_together(tiny):
     sequences = torch.tensor([[7, 7, red, star, end]])
     given = SimpleNamespace(sequences=sequences, logits=logits)
     model = SimpleNamespace(generate=lambda **options: given)
-    answer = _answered(model, tiny[1], {"input_ids": torch.tensor([[7, 7]])})
+    answer = answered(model, tiny[1], {"input_ids": torch.tensor([[7, 7]])})
     assert answer.text == "red star"
     assert answer.probability == pytest.approx(0.5 * 0.25)  # the end is not counted
     assert answer.first[red] == pytest.approx(0.5)

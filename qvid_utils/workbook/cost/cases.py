@@ -1,11 +1,12 @@
-"""Cells (method, reading, keep) timed side by side on one model and one prompt."""
+"""Cases (method, reading, keep) timed side by side on one model and one prompt."""
 
 import datetime
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from time import process_time
 from typing import Any
 from unittest import mock
@@ -14,35 +15,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ...algebra.cuts import Infeasible, tokens_per_layer
+from ...algebra.cuts import Infeasible
 from ...families import family_of
 from ...methods import Method, method
 from ...prune import Trace, pruned
 from ...prune import hooks as hook_file
+from ..benchmarks.base import FULL
 from ..tables.schema import tidy
-from . import flops
-from .of_methods import KNOWN
-from .rounds import clock_of, interleaved, paired, peak_bytes, spread
+from .flops import Cost
+from .of_methods import cost_of
+from .rounds import Spread, clock_of, interleaved, paired, peak_bytes, spread
 from .workloads import Prompt
-
-__all__ = [
-    "FULL",
-    "Cell",
-    "Run",
-    "cells_of",
-    "compute",
-    "infeasible",
-    "measure",
-    "run",
-    "setting",
-    "where_run",
-]
-
-FULL = "full"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Case:
     """One line of a comparison; method None is the unpruned model."""
 
     name: str
@@ -74,7 +61,7 @@ class Run:
         return self.first + sum(self.steps[: tokens - 1])
 
 
-def cells_of(methods: Iterable[str], keeps: Iterable[int]) -> list[Cell]:
+def cases_of(methods: Iterable[str], keeps: Iterable[int]) -> list[Case]:
     """`full`, a method's name or `name:two_pass`, each at every keep.
 
     Raises ValueError for an unknown name or reading, as `method` does.
@@ -83,37 +70,37 @@ def cells_of(methods: Iterable[str], keeps: Iterable[int]) -> list[Cell]:
     for text in methods:
         name, _, reading = text.partition(":")
         if name == FULL:
-            found.append(Cell(FULL))
+            found.append(Case(FULL))
             continue
         chosen = method(name, **({"reading": reading} if reading else {}))
-        found += [Cell(name, chosen, keep) for keep in keeps]
+        found += [Case(name, chosen, keep) for keep in keeps]
     return found
 
 
-def infeasible(model: nn.Module, cells: Iterable[Cell], n_visual: int) -> dict[Cell, str]:
+def infeasible(model: nn.Module, cases: Iterable[Case], n_visual: int) -> dict[Case, str]:
     """Cells whose schedule cannot have that mean on this model, with the floor in words."""
     depth, found = len(family_of(model).part(model, "layers")), {}
-    for cell in cells:
+    for case in cases:
         try:
-            if cell.method is not None:
-                cell.method.schedule(cell.keep, n_visual, depth)
+            if case.method is not None:
+                case.method.schedule(case.keep, n_visual, depth)
         except Infeasible as reason:
-            found[cell] = str(reason)
+            found[case] = str(reason)
     return found
 
 
-def _block(model: nn.Module, prompt: Prompt, cell: Cell):
-    if cell.method is None:
+def _block(model: nn.Module, prompt: Prompt, case: Case):
+    if case.method is None:
         return nullcontext(Trace())
-    query = prompt.query if cell.method.rule.query_aware else None
-    return pruned(model, cell.method, cell.keep, query=query)
+    query = prompt.query if case.method.rule.query_aware else None
+    return pruned(model, case.method, case.keep, query=query)
 
 
 @torch.no_grad()
 def run(
     model: nn.Module,
     prompt: Prompt,
-    cell: Cell,
+    case: Case,
     tokens: int = 1,
     *,
     clock: Callable[[], float],
@@ -135,7 +122,7 @@ def run(
     # before `pruned`, whose own hook on the language model runs the first of two passes
     hooks = [text.register_forward_pre_hook(begin), text.register_forward_hook(end)]
     try:
-        with ours, _block(model, prompt, cell) as trace:
+        with ours, _block(model, prompt, case) as trace:
             start = clock()
             out = model(**prompt.inputs, use_cache=True, logits_to_keep=1)
             token = out.logits[:, -1:].argmax(-1)
@@ -157,13 +144,13 @@ def run(
 
 
 @torch.no_grad()
-def _held(model: nn.Module, prompt: Prompt, cell: Cell) -> tuple[int | None, int, float]:
+def _held(model: nn.Module, prompt: Prompt, case: Case) -> tuple[int | None, int, float]:
     # (bytes at the peak above what was held, bytes of the cache, mean tokens)
     kept: dict[str, Any] = {}
 
     def prefill() -> None:
         kept.clear()
-        with _block(model, prompt, cell) as trace:
+        with _block(model, prompt, case) as trace:
             cache = model(**prompt.inputs, use_cache=True, logits_to_keep=1).past_key_values
         kept["cache"] = sum(part.keys.nbytes + part.values.nbytes for part in cache.layers)
         kept["mean"] = trace.mean_tokens[0] if trace.mean_tokens else float(prompt.n_visual)
@@ -174,27 +161,10 @@ def _held(model: nn.Module, prompt: Prompt, cell: Cell) -> tuple[int | None, int
     return peak, kept["cache"], kept["mean"]
 
 
-def compute(config: Any, prompt: Prompt, cell: Cell) -> flops.Cost:
-    """FLOPs of one prompt's prefill under a cell's schedule, its scores included where known."""
-    depth, n = flops.decoder_of(config).layers, prompt.n_visual
-    visual, scored = [n] * depth, []
-    if cell.method is not None:
-        cuts = cell.method.schedule(cell.keep, n, depth)
-        visual = tokens_per_layer(cuts, n, depth)
-        if cell.method.reading == "two_pass" and cuts[0].layer:
-            visual = flops.two_pass(n, cuts[0].keep, cuts[0].layer, depth)
-        known = KNOWN.get(cell.method.rule.name)
-        counts = [n, *(cut.keep for cut in cuts)][: len(cuts)]
-        about = (int(prompt.query.sum()), cell.method.params.get("rank", 16))
-        if known and isinstance(about[1], int):
-            scored = [sum(flops.scoring(config, known, c, *about).values()) for c in counts]
-    return flops.prefill(config, visual, prompt.n_text, blocks=prompt.blocks, scored=scored)
-
-
 def measure(
     model: nn.Module,
     prompt: Prompt,
-    cells: Sequence[Cell],
+    cases: Sequence[Case],
     *,
     name: str,
     lengths: Sequence[int] = (1, 16),
@@ -203,88 +173,97 @@ def measure(
     memory: bool = True,
     clock: Callable[[], float] | None = None,
 ) -> pd.DataFrame:
-    """Results in the schema, cell by cell; `full` is added where it is missing, for the ratios.
+    """Results in the schema, case by case; `full` is added where it is missing, for the ratios.
 
     Metrics (median; with `_q1` and `_q3`, the quartiles, over the rounds): first_token, prefill,
     decode (per token), scoring, latency_N for each length N, all in ms; throughput_N in img/s;
     speedup_first_token and speedup_N, paired within a round, x. Once: peak_memory above what was
     held and kv_cache in GB, mean_tokens in the column of that name, and compute in TFLOPs per
-    prompt by `flops`. Raises ValueError for two equal cells, no length, or one below 1.
+    prompt by `cost_of`. Raises ValueError for two equal cases, no length, or one below 1.
     """
     if not lengths or min(lengths) < 1:
         raise ValueError(f"lengths={list(lengths)}: give output lengths of 1 token or more")
-    cells = list(cells)
-    if all(cell.method is not None for cell in cells):
-        cells = [Cell(FULL), *cells]
-    if len({cell.key for cell in cells}) < len(cells):
-        raise ValueError(f"cells: {', '.join(c.key for c in cells)}: give each of them once")
+    cases = list(cases)
+    if all(case.method is not None for case in cases):
+        cases = [Case(FULL), *cases]
+    if len({case.key for case in cases}) < len(cases):
+        raise ValueError(f"cases: {', '.join(c.key for c in cases)}: give each of them once")
     device, batch = next(model.parameters()).device, len(prompt.inputs["input_ids"])
     clock, longest = clock or clock_of(device), max(lengths)
 
     exact = clock is process_time  # the engine's seconds are the wall's
-
-    def task(cell: Cell) -> Callable[[], Run]:
-        return lambda: run(model, prompt, cell, longest, clock=clock, exact_score=exact)
-
-    runs = interleaved({cell.key: task(cell) for cell in cells}, rounds, warm_up)
+    once = partial(run, model, prompt, clock=clock)
+    tasks = {c.key: partial(once, c, longest, exact_score=exact) for c in cases}
+    scores = runs = interleaved(tasks, rounds, warm_up)
     if device.type == "cuda":  # elsewhere the score's own seconds are those of the work
-        again = {
-            c.key: lambda c=c: run(model, prompt, c, clock=clock, exact_score=True) for c in cells
-        }
-        scores = interleaved(again, rounds, 0)
-    else:
-        scores = runs
-    rows, whole = [], runs[next(cell.key for cell in cells if cell.method is None)]
-    for cell in cells:
-        own = runs[cell.key]
-        times = {"first_token": [r.first for r in own], "prefill": [r.prefill for r in own]}
-        times |= {f"latency_{n}": [r.until(n) for r in own] for n in lengths}
-        if longest > 1:
-            times["decode"] = [s for r in own for s in r.steps]
-        if cell.method is not None:
-            times["scoring"] = [r.score for r in scores[cell.key]]
-        found = [(metric, "ms", [1e3 * s for s in took]) for metric, took in times.items()]
-        for n in lengths:
-            rate = [batch / r.until(n) for r in own]
-            found.append((f"throughput_{n}", "img/s", rate))
-        values = [(metric, unit, spread(v)) for metric, unit, v in found]
-        first = paired([r.first for r in whole], [r.first for r in own])
-        values.append(("speedup_first_token", "x", first))
-        for n in lengths:
-            ratio = paired([r.until(n) for r in whole], [r.until(n) for r in own])
-            values.append((f"speedup_{n}", "x", ratio))
-        once = {"compute": (compute(model.config, prompt, cell).total / 1e12, "TFLOPs")}
+        scores = interleaved({c.key: partial(once, c, exact_score=True) for c in cases}, rounds, 0)
+    whole = runs[next(case.key for case in cases if case.method is None)]
+    rows = []
+    for case in cases:
+        score = [r.score for r in scores[case.key]]
+        values = _values(runs[case.key], whole, score, lengths, batch)
+        once = {"compute": (operations(model.config, prompt, case).total / 1e12, "TFLOPs")}
         mean = None
         if memory:
-            peak, cache, mean = _held(model, prompt, cell)
+            peak, cache, mean = _held(model, prompt, case)
             once["kv_cache"] = (cache / 1e9, "GB")
             if peak is not None:
                 once["peak_memory"] = (peak / 1e9, "GB")
-        rows += _rows(cell, values, once, mean, prompt.n_visual)
-    about = setting(model, batch, clock)
-    weight = next(model.parameters()).dtype
+        about = {"method": case.name, "variant": case.variant, "mean_tokens": mean,
+                 "keep": case.keep or prompt.n_visual}  # fmt: skip
+        if case.method is not None and isinstance(case.method.params.get("rank"), int):
+            about["rank"] = case.method.params["rank"]
+        rows += [about | row for found in values for row in quartiles(*found)]
+        rows += [about | {"metric": metric, "value": value, "unit": unit, "n": 1}
+                 for metric, (value, unit) in once.items()]  # fmt: skip
+    return as_results(rows, "efficiency", model, name, where_measured(model, batch, clock))
+
+
+def _values(
+    own: list[Run], whole: list[Run], score: list[float], lengths: Sequence[int], batch: int
+) -> list[tuple[str, str, Spread]]:
+    """(metric, unit, spread over the rounds) of one case; whole: the runs of the full model."""
+    times = {"first_token": [r.first for r in own], "prefill": [r.prefill for r in own]}
+    times |= {f"latency_{n}": [r.until(n) for r in own] for n in lengths}
+    if max(lengths) > 1:
+        times["decode"] = [s for r in own for s in r.steps]
+    if own is not whole:
+        times["scoring"] = score
+    found = [(metric, "ms", spread([1e3 * s for s in took])) for metric, took in times.items()]
+    found += [(f"throughput_{n}", "img/s", spread([batch / r.until(n) for r in own]))
+              for n in lengths]  # fmt: skip
+    first = paired([r.first for r in whole], [r.first for r in own])
+    return [*found, ("speedup_first_token", "x", first),
+            *((f"speedup_{n}", "x", paired([r.until(n) for r in whole], [r.until(n) for r in own]))
+              for n in lengths)]  # fmt: skip
+
+
+def operations(config: Any, prompt: Prompt, case: Case) -> Cost:
+    """FLOPs of one prompt's prefill, by part."""
+    return cost_of(
+        config, case.method or FULL, case.keep, prompt.n_visual, prompt.n_text,
+        int(prompt.query.sum()), blocks=prompt.blocks,
+    )  # fmt: skip
+
+
+def quartiles(metric: str, unit: str, s: Spread) -> list[dict]:
+    """A metric's median, and its quartiles as `_q1` and `_q3`, as rows of the results schema."""
+    ends = {"": s.median, "_q1": s.low, "_q3": s.high}
+    return [{"metric": metric + end, "value": value, "unit": unit, "n": s.n}
+            for end, value in ends.items()]  # fmt: skip
+
+
+def as_results(
+    rows: list[dict], table: str, model: nn.Module, name: str, about: Mapping[str, str]
+) -> pd.DataFrame:
+    """Rows of one measurement of a model in the schema; about: `where_measured`."""
     return tidy(pd.DataFrame(rows).assign(
-        table="efficiency", model=name, benchmark="efficiency", seed=0, device=about["device"],
-        dtype=str(weight).removeprefix("torch."), source=about["source"],
+        table=table, model=name, benchmark="efficiency", seed=0, **about,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
     ))  # fmt: skip
 
 
-def _rows(cell: Cell, values: list, once: dict, mean: float | None, n_visual: int) -> list[dict]:
-    about = {
-        "method": cell.name, "variant": cell.variant, "keep": cell.keep or n_visual,
-        "mean_tokens": mean,
-    }  # fmt: skip
-    if cell.method is not None and isinstance(cell.method.params.get("rank"), int):
-        about["rank"] = cell.method.params["rank"]
-    rows = []
-    for metric, unit, s in values:
-        for end, value in (("", s.median), ("_q1", s.low), ("_q3", s.high)):
-            rows.append({**about, "metric": metric + end, "value": value, "unit": unit, "n": s.n})
-    rows += [{**about, "metric": m, "value": v, "unit": u, "n": 1} for m, (v, u) in once.items()]
-    return rows
-
-
-def setting(model: nn.Module, batch: int = 1, clock: Any = None) -> dict[str, str]:
+def where_measured(model: nn.Module, batch: int = 1, clock: Any = None) -> dict[str, str]:
     """Where and by which clock a model was measured: the columns device and source."""
     import transformers
 
