@@ -161,21 +161,12 @@ def watch_sizes(hung: Attached, model: nn.Module) -> dict[str, Any]:
     return seen
 
 
-<<<<<<< HEAD
 def wrap_encoders(
     hung: Attached, model: nn.Module, wrap: Callable[[str, Callable], Callable]
 ) -> None:
-    """Wrap the model's picture and video encoders, for as long as `hung` is."""
-    base = unwrapped(model).base_model
-    for name in ("get_image_features", "get_video_features"):
-        if hasattr(base, name):
-            hung.instead(base, name, wrap(name, getattr(base, name)))
-=======
-@contextmanager
-def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
-    """Inside the block the model's picture and video encoders are wrapped; one that calls the other
-    calls it as it is."""
-    base, inside = model.base_model, []
+    """Wrap the model's picture and video encoders, for as long as `hung` is; one that calls the
+    other calls it as it is."""
+    base, inside = unwrapped(model).base_model, []
 
     def outermost(encode: Callable, wrapped: Callable) -> Callable:
         @functools.wraps(encode)
@@ -191,12 +182,9 @@ def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]
         return call
 
     names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
-    with Attached() as hung:
-        for name in names:
-            encode = getattr(base, name)
-            hung.instead(base, name, outermost(encode, wrap(name, encode)))
-        yield
->>>>>>> main
+    for name in names:
+        encode = getattr(base, name)
+        hung.instead(base, name, outermost(encode, wrap(name, encode)))
 
 
 def _remembering(encode: Callable, config: Any) -> Callable:

@@ -23,20 +23,10 @@ def project(layer: nn.Module, name: str, rows: Tensor) -> Tensor:
     several query heads are repeated, so that both projections have H heads.
     """
     attention = layer.self_attn
-<<<<<<< HEAD
     out = product(getattr(attention, name), layer.input_layernorm(rows))
-    out = out.unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)
-=======
-    linear, normed = getattr(attention, name), layer.input_layernorm(rows)
-    if type(linear) is nn.Linear and linear.bias is not None:
-        # a key bias can be 100 times the content: in half precision the sum would round it away
-        out = wide(nn.functional.linear(normed, linear.weight)) + wide(linear.bias)
-    else:
-        out = wide(linear(normed))
     out = out.unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{name[0]}_norm", None)  # per head, where the family has one
     out = (out if norm is None else wide(norm(out))).transpose(0, 1)
->>>>>>> main
     groups = attention.num_key_value_groups if name == "k_proj" else 1
     return out.repeat_interleave(groups, 0) if groups > 1 else out
 

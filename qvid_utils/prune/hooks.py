@@ -69,7 +69,6 @@ class Engine:
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
-<<<<<<< HEAD
         with self.turnstile.open(self.base), Attached() as hung:
             try:
                 self.hang(hung)
@@ -92,34 +91,11 @@ class Engine:
         hung.hook(self.text, Hook(self.score_first))
         for i, layer in enumerate(self.layers):
             hung.hook(layer, Hook(self.enter, i))
+        added = added_behind_cuts(self.text, Hook(self.scene))
+        if added is not None:
+            hung.instead(self.text, "_deepstack_process", added)
         self.pictures.hang(hung)
         self.generation.hang(hung)
-=======
-        with ExitStack() as stack:
-            hung = stack.enter_context(Attached())
-            stack.callback(self.forget)
-            stack.enter_context(self.turnstile.open(self.base))
-            if self.model is not self.base:
-                hung.hook(self.model, Hook(self.refuse))
-            hung.hook(self.base, Hook(self.begin))
-            hung.hook(self.base, Hook(self.end), after=True)
-            hung.hook(self.text, Hook(self.score_first))
-            for i, layer in enumerate(self.layers):
-                hung.hook(layer, Hook(self.enter, i))
-            added = added_behind_cuts(self.text, Hook(self.scene))
-            if added is not None:
-                hung.instead(self.text, "_deepstack_process", added)
-            stack.enter_context(self.pictures.watched())
-            self.generation.hang(stack.enter_context(Attached()))
-            yield self.trace
-            self.generation.leave()
-            if not self.asked:
-                warnings.warn(
-                    "no call with pictures has reached the model inside this block, so nothing was "
-                    "pruned: ask the very model that the block was given",
-                    stacklevel=5,
-                )
->>>>>>> main
 
     def forget(self) -> None:
         self.generation.left, self.now = True, None

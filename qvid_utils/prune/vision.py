@@ -45,7 +45,6 @@ class Pictures:
         if self.site is not None:
             self.site.forget()
 
-<<<<<<< HEAD
     def hang(self, hung: Attached) -> None:
         """Watch the encoders, for as long as `hung` does."""
         if self.site is not None:
@@ -54,18 +53,6 @@ class Pictures:
             self.sizes = watch_sizes(hung, self.model)
         if self.sees & needing("tower"):
             self.encodings = watch_towers(hung, self.model, self.family)
-=======
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        with ExitStack() as left:
-            left.callback(self.forget)
-            if self.site is not None:
-                left.enter_context(self.site.inside())
-            self.sizes = left.enter_context(sizes_seen(self.model))
-            if self.sees & needing("tower"):
-                self.encodings = left.enter_context(tower_seen(self.model, self.family))
-            yield
->>>>>>> main
 
     def begin(self, scene: Scene, arguments: dict[str, Any]) -> None:
         """A call with pictures begins; arguments: of the base model's forward."""

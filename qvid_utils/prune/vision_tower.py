@@ -140,24 +140,12 @@ class Encoded:
 
     def _flat(self, attention: nn.Module, which: str, rows: Tensor) -> Tensor:
         """q or k of rows (..., D), all heads in a row; the bias is added in float32."""
-<<<<<<< HEAD
+        norm = getattr(attention, f"{which}_norm", nn.Identity())
         module = getattr(attention, f"{which}_proj", None)
         if module is not None:
-            return product(module, rows)
+            return norm(product(module, rows))
         # one matrix for queries, keys and values
-        return product(attention.qkv, rows).chunk(3, -1)["qk".index(which)]
-=======
-        module, part = getattr(attention, f"{which}_proj", None), slice(None)
-        norm = getattr(attention, f"{which}_norm", nn.Identity())
-        if module is None:  # one matrix for queries, keys and values
-            module = attention.qkv
-            width = module.out_features // 3
-            part = slice(width * (which == "k"), width * (1 + (which == "k")))
-        if type(module) is not nn.Linear:
-            return norm(wide(module(rows))[..., part])
-        out = wide(linear(rows, module.weight[part]))
-        return norm(out if module.bias is None else out + wide(module.bias[part]))
->>>>>>> main
+        return norm(product(attention.qkv, rows).chunk(3, -1)["qk".index(which)])
 
     def _heads(self, rows: Tensor, which: str = "q", attention: nn.Module | None = None) -> Tensor:
         """(..., n, D) → (..., H, n, d), not rotated."""
