@@ -49,8 +49,7 @@ class Pictures:
         """Watch the encoders, for as long as `hung` does."""
         if self.site is not None:
             self.site.hang(hung)
-        if self.sees & needing("layout", "tower"):
-            self.sizes = watch_sizes(hung, self.model)
+        self.sizes = watch_sizes(hung, self.model)
         if self.sees & needing("tower"):
             self.encodings = watch_towers(hung, self.model, self.family)
 

@@ -7,6 +7,7 @@ from twins import built, image_processor_of
 
 from qvid_utils.families import FAMILIES
 from qvid_utils.families.attached import Attached
+from qvid_utils.families.calls import watch_sizes
 
 SIZES = (
     (24, 24), (20, 30), (30, 20), (48, 48), (90, 20), (17, 71), (100, 37), (64, 64), (33, 34),
