@@ -288,7 +288,9 @@ class Engine:
         stage, words = self.stages[step.stage], now.words[step.stage]
         about = {"rope": stage.method.rope, "last_norm": self.text.norm}
         about |= self.pictures.about(scene, row, numbers, words)
-        evidence = scene.evidence(i, row, self.layers, words, stage.control.evidence, **about)
+        evidence = scene.evidence(
+            i, row, places, self.layers, words, stage.control.evidence, **about
+        )
         scores, kept = stage.choose(evidence, step.keep)
         now.chosen[row, n] = kept
         depth, first = len(self.layers), 0 if now.early else i
@@ -305,7 +307,7 @@ class Engine:
                 scored=numbers,
                 kept=numbers[kept.index],
                 n_visual=len(places),
-                n_query=0 if words is None else int(words[row].sum()),
+                n_query=0 if words is None else len(evidence.query),
                 seconds=perf_counter() - started,
             )
         )

