@@ -16,7 +16,7 @@ from qvid_utils.algebra.selection import top_k
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.methods import METHODS
 from qvid_utils.prune import pruned
-from qvid_utils.workbook.run.grid import layers_once
+from qvid_utils.workbook.run.shared_layers import layers_once
 
 KEEP = 7
 WAYS = {

@@ -177,11 +177,11 @@ def _timed(size: Size, model: Callable, name: str, batch: int, method: str) -> p
     """The unpruned model and one method at all budgets, in the same rounds."""
     chosen = model(name)
     prompt = prompt_for(chosen, WORDS, QUESTION, batch)
-    cells = cases_of(["full", method], KEEPS[: size.limit])
-    out = infeasible(chosen, cells, prompt.n_visual)
-    cells = [cell for cell in cells if cell not in out]
+    cases = cases_of(["full", method], KEEPS[: size.limit])
+    out = infeasible(chosen, cases, prompt.n_visual)
+    cases = [case for case in cases if case not in out]
     more = {"lengths": [1, 16], "rounds": size.rounds, "clock": clock_of(size.device)}
-    found = measure(chosen, prompt, cells, name=name, **more)
+    found = measure(chosen, prompt, cases, name=name, **more)
     found = found.assign(variant=found["variant"].fillna(""))
     wide = found.pivot(index=["method", "variant", "keep"], columns="metric", values="value")
     wide = wide.reset_index().sort_values("keep", ascending=False)

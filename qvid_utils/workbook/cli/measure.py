@@ -4,6 +4,7 @@
         --keep 192,128,64 --lengths 1,64 --out runs/efficiency.csv
     python -m qvid_utils measure scores
     python -m qvid_utils measure parts --model llava-1.5-7b --divide 8 --methods full,qvid
+    python -m qvid_utils measure true-size --model llava-1.5-7b --out runs/true_size.csv
     python -m qvid_utils measure grid --model tiny/llava --keep 48,32,16 --cut 1,3,6
 """
 
@@ -14,6 +15,7 @@ from .options import add_machine, numbers, whole
 
 METHODS = "full,qvid,qvid:two_pass,v2drop,fastv"
 GRID = "qvid,column_norm,fastv,variation"
+TRUE_SIZE = "qvid,qvid:two_pass,qvid@mean,ridge,v2drop,fastv,svd_prune,visionzip"
 QUERIES, VISUAL = "8,20,40,64,200", "144,576,2880,6273"
 
 
@@ -28,6 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     grid.set_defaults(methods=GRID, keep=[192, 128, 64], rounds=3)
     grid.add_argument("--cut", type=layers, default=[3], help="layers, a grid at each")
     grid.add_argument("--tokens", type=whole(1), default=2, help="of the answer")
+    whole_size = _one(what, "true-size", "7B models on a CPU, stored method by method", model=True)
+    whole_size.set_defaults(methods=TRUE_SIZE, rounds=3, dtype="bfloat16", threads=2)
+    whole_size.add_argument("--scratch", type=Path, metavar="FOLDER", help="of the weights")
     scores = _one(
         what,
         "scores",

@@ -9,10 +9,12 @@ from ...algebra.fast_leverage import kernel
 from ...algebra.ridge import check_alpha
 from ...models.load import device_of, load
 from ..cost.cases import cases_of, infeasible, measure, where_run
+from ..cost.flops import prefill
 from ..cost.grids import beside_single_runs
 from ..cost.parts import PARTS, parts
 from ..cost.rounds import clock_of
 from ..cost.scores import as_results, compare
+from ..cost.true_size import advance_notice, time_methods, weights_on_disk
 from ..cost.workloads import NAMES, config_of, make, prompt_for
 from ..tables.schema import write
 
@@ -21,9 +23,9 @@ SHOWN = ("first_token", "prefill", "decode", "scoring", "speedup_first_token")
 
 def work(chosen: argparse.Namespace) -> int:
     """Measure what was chosen, print the table, store it where asked."""
-    return {"models": _models, "scores": _scores, "parts": _parts, "grid": _grid}[chosen.what](
-        chosen
-    )
+    tasks = {"models": _models, "scores": _scores, "parts": _parts, "grid": _grid}
+    tasks["true-size"] = _true_size
+    return tasks[chosen.what](chosen)
 
 
 def _check(chosen: argparse.Namespace) -> None:
@@ -85,6 +87,34 @@ def _models(chosen: argparse.Namespace) -> int:
     table = shown.pivot(index=columns, columns="metric", values="value")
     print(table.sort_index(level="keep", ascending=False).round(3).to_string())
     return _stored(found, chosen)
+
+
+def _true_size(chosen: argparse.Namespace) -> int:
+    _check(chosen)
+    if chosen.model not in NAMES or chosen.out is None or chosen.device != "cpu":
+        raise ValueError(
+            f"true-size: give --model {' or '.join(NAMES)}, --device cpu and --out FILE.csv"
+        )
+    config = config_of(NAMES[chosen.model], chosen.layers, divide=chosen.divide)
+    dtype, methods = getattr(torch, chosen.dtype), chosen.methods.split(",")
+    depth, whole = config.get_text_config().num_hidden_layers, (chosen.rounds + 1)
+    count = len(methods) * (len(chosen.keep) + 1)
+    # a pruned prefill costs about two fifths of a full one: what was seen at 7B
+    flops = whole * prefill(config, [576] * depth, chosen.words, blocks=[576]).total
+    flops *= len(methods) * (1 + 0.4 * len(chosen.keep))
+    print(advance_notice(config, dtype, flops, count, chosen.scratch), flush=True)
+    shape = f" layers {chosen.layers}" if chosen.layers else ""
+    shape += f" width/{chosen.divide}" if chosen.divide > 1 else ""
+    more = {"rounds": chosen.rounds, "clock": clock_of(chosen.device, chosen.cpu_time)}
+    more["name"] = f"{chosen.model}{shape} (random weights)"
+    with weights_on_disk(config, dtype, chosen.attention, chosen.scratch) as model:
+        prompt = prompt_for(model, chosen.words, chosen.questions, chosen.batch)
+        found = time_methods(model, prompt, methods, chosen.keep, chosen.out, **more)
+    columns = ["method", "variant", "keep"]
+    shown = found[found.metric.isin(["first_token", "speedup_first_token", "speedup_16"])]
+    shown = shown.assign(variant=shown["variant"].fillna(""))
+    print(shown.pivot(index=columns, columns="metric", values="value").round(2).to_string())
+    return 0
 
 
 def _model(chosen: argparse.Namespace):
