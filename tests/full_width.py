@@ -62,6 +62,9 @@ def picture_of(model_type: str, config, noise) -> tuple[dict[str, torch.Tensor],
         made = {"pixel_values": random(1, tiles, 3, side, side), "image_sizes": size}
         alone = {"batch_num_images": torch.tensor([1])} if model_type == "llava_onevision" else {}
         return made | alone, 1
+    if model_type == "mistral3":
+        size = torch.tensor([[448, 448]])
+        return {"pixel_values": random(1, 3, 448, 448), "image_sizes": size}, 1
     name = "pixel_values_images" if model_type == "video_llava" else "pixel_values"
     return {name: random(1, 3, side, side)}, 1
 

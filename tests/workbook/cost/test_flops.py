@@ -106,6 +106,8 @@ def blocks_of(model_type, inputs):
     for name in ("image_grid_thw", "video_grid_thw"):
         for frames, rows, cols in inputs.get(name, torch.empty(0, 3, dtype=int)).tolist():
             found += [rows * cols] * frames
+    if model_type == "mistral3":
+        found = [height * width // 36 for height, width in inputs["image_sizes"].tolist()]
     for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
         if name in inputs and not found:
             side = inputs[name].shape[-1]
