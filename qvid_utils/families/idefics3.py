@@ -94,7 +94,7 @@ family = Family(
     vision="vision_model",
     tower=Tower(TOWER, tokens, norm="post_layernorm"),
     whole_grid="joins patches in groups of 2 × 2 or more by the full grid of each tile, which a "
-    "shortened tower no longer gives; prune at the door of the language model instead",
+    "shortened tower no longer gives; prune at the input of the language model instead",
     no_clip="its tower comes without the text tower that it was trained against",
     cost=cost,
 )

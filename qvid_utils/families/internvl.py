@@ -84,7 +84,7 @@ family = Family(
     has_cls=True,
     tower=Tower(TOWER, tokens, layers=("encoder.layer",), attention="attention"),
     whole_grid="joins patches in groups of 2 × 2 by the full grid of each tile, which a shortened "
-    "tower no longer gives; prune at the door of the language model, or give fewer tiles",
+    "tower no longer gives; prune at the input of the language model, or give fewer tiles",
     no_clip="its tower, InternViT, comes without a text tower",
     cost=cost,
 )

@@ -82,7 +82,7 @@ def text_of(hidden: int = 64, heads: int = 4, **more: Any) -> dict[str, Any]:
 WHOLE_GRID = (
     "joins patches in groups of 2 × 2 and numbers them along three axes, for which the grid must "
     "stay as the processor has made it; for smaller pictures give the processor a lower "
-    "max_pixels, or prune at the door of the language model"
+    "max_pixels, or prune at the input of the language model"
 )
 NO_CLIP = "its tower was trained with the language model and has no text tower"
 

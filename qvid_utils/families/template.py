@@ -8,6 +8,8 @@ tails are looked for in the decoded text, where blanks do not count, and mapped 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from os.path import commonprefix
 from typing import Any
 
 from jinja2 import TemplateError
@@ -265,34 +267,18 @@ def _parts(processor: Any, places: Sequence[str]) -> tuple[set[str], str, set[st
             openings.append(opening)
         if openings:
             # a default system text and what opens the prompt are no part of a turn's head
-            heads.add(_common_end(openings))
+            heads.add(commonprefix([opening[::-1] for opening in openings])[::-1])
     return heads, tail, glues
 
 
 def _tokens(line: _Line, chosen: set[int], size: int) -> list[bool]:
     """The tokens of some characters, and the blanks between two of them."""
-    words = [False] * size
-    for i in chosen:
-        words[line.owner[i]] = True
-    held: list[int] = []  # blanks since the last chosen token, where nothing else came between
-    inside = False
-    for i in range(size):
-        if i in line.blank:
-            held.append(i)
-            continue
-        if inside and words[i]:
-            for blank in held:
-                words[blank] = True
-        inside, held = words[i], []
-    return words
-
-
-def _common_end(texts: Sequence[str]) -> str:
-    """The longest text that all of them end in."""
-    size = min(map(len, texts))
-    return next(
-        (texts[0][-n:] for n in range(size, 0, -1) if len({t[-n:] for t in texts}) == 1), ""
-    )
+    words = sorted({line.owner[i] for i in chosen})
+    inside = set(words)
+    for one, other in pairwise(words):
+        if line.blank.issuperset(between := range(one + 1, other)):
+            inside |= set(between)
+    return [i in inside for i in range(size)]
 
 
 def _longest_first(patterns: Iterable[str]) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ class Pictures:
             return None if kept.merged is None else kept.merged.to(like)
         if i:
             raise ValueError(
-                f"layer={i}: method {name!r} merges before the projector, at the door "
+                f"layer={i}: method {name!r} merges before the projector, at the LLM input "
                 "of the language model; use layer=0"
             )
         self._check_patchwise(name)

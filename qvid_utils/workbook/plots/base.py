@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 from ...methods import METHODS
 from ...paths import figures_dir
 from ...startup import STYLE
+from ..benchmarks.base import FULL
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY, PALE, INK = "#56B4E9", "#CC79A7", "#6E6E6E", "#A8A8A8", "#1A1A1A"
@@ -29,21 +30,16 @@ MAP = "cividis"
 WIDTH = 7.0  # inches: two columns of a paper, a notebook's width on a screen
 DASHES = (6, 2)
 
-LOOKS = {  # method -> colour, marker, line: no two share marker and line
-    "qvid": (BLUE, "o", "-"), "per_head_max": (SKY, "s", "-"), "qvid_rope": (PURPLE, "D", "-"),
-    "leverage_qr": (INK, "p", "-"), "column_norm": (VERMILION, "v", "--"),
-    "sigma_weighted": (ORANGE, "D", "--"), "fastv": (ORANGE, "^", "-"),
-    "last_attention": (GREEN, "<", "--"), "v2drop": (PURPLE, "P", "-"),
-    "variation": (VERMILION, "X", ":"), "stride": (PALE, "d", "-."), "random": (GREY, "o", ":"),
-    "qvid_adaptive": (SKY, "d", "--"), "sparsevlm_plus": (GREEN, "s", "--"),
-    "sparsevlm": (GREEN, "h", "-"), "divprune": (INK, "s", "-."),
-    "svd_prune": (VERMILION, "H", "-"), "fastervlm": (SKY, "^", "--"),
-    "visionzip": (PURPLE, "P", "--"), "tome": (ORANGE, "v", ":"),
-    "trim": (INK, "<", ":"), "pyramiddrop": (GREEN, "*", ":"), "pdrop": (GREEN, "*", ":"),
+COLOURS = {
+    "blue": BLUE, "orange": ORANGE, "green": GREEN, "vermilion": VERMILION, "sky": SKY,
+    "purple": PURPLE, "grey": GREY, "pale": PALE, "ink": INK,
 }  # fmt: skip
-#: Names for figures, where a method's label says more than there is room for.
-TITLES = {"variation": "V²Drop's score", "sparsevlm_in_place": "SparseVLM", "full": "full model",
-          "pdrop": "PyramidDrop"}  # fmt: skip
+#: The methods by every name that a table has for them, the papers' too.
+BY_NAME = {**METHODS, **{m.printed: m for m in METHODS.values() if m.printed}}
+#: Name -> colour, marker, line.
+LOOKS = {
+    name: (COLOURS[m.curve[0]], *m.curve[1:]) for name, m in BY_NAME.items() if m.curve is not None
+}
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -59,7 +55,9 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def named(method: str) -> str:
     """A method's name for a figure."""
-    return TITLES.get(method) or (METHODS[method].label if method in METHODS else method)
+    if method in BY_NAME:
+        return BY_NAME[method].short or BY_NAME[method].label
+    return "full model" if method == FULL else method
 
 
 def look(method: str) -> tuple[str, str, str]:
@@ -118,8 +116,9 @@ def save(fig: Figure, name: str, data: pd.DataFrame, profile: str = "tiny") -> N
     """Write figures/<profile>/<name>.png, .pdf and .csv (the plotted numbers); show the picture.
 
     The same figure gives the same bytes: no dates, no names of software. Numbers have four digits.
-    The PNG and the page carry the alternative text of `described`. In a notebook the saved PNG is
-    displayed. Raises ValueError for a name that is no file name or a frame without rows.
+    The PNG and the page carry the alternative text of `described`. In a notebook the picture is
+    displayed, with 256 colours at most. Raises ValueError for a name that is no file name or a
+    frame without rows.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"name={name!r}; use letters, digits, '-', '_' and '.' only")
@@ -137,18 +136,21 @@ def save(fig: Figure, name: str, data: pd.DataFrame, profile: str = "tiny") -> N
     png = folder / f"{name}.png"
     with Image.open(drawn) as full:
         picture = full.convert("RGB")
-    if not any(ax.images for ax in fig.axes):  # few colours are enough, and a third of the bytes
-        picture = picture.quantize(144, Image.Quantize.MEDIANCUT, kmeans=2, dither=0)
-    picture.save(png, optimize=True, dpi=(dpi, dpi), pnginfo=words)
+    maps = any(ax.images for ax in fig.axes)
+    few = picture.quantize(256 if maps else 144, Image.Quantize.MEDIANCUT, kmeans=2, dither=0)
+    # without a map few colours are enough, and a third of the bytes; so they are on a page
+    (picture if maps else few).save(png, optimize=True, dpi=(dpi, dpi), pnginfo=words)
     lines = data.to_csv(index=False, float_format="%.4g", lineterminator="\n")
     (folder / f"{name}.csv").write_text(lines, encoding="utf-8", newline="\n")
-    _show(png.read_bytes(), f"{name}.png", text, int(110 * fig.get_figwidth()))
+    page = io.BytesIO()
+    few.save(page, "png", optimize=True, dpi=(dpi, dpi))
+    _show(page.getvalue(), f"{name}.png", text, int(110 * fig.get_figwidth()))
 
 
 def _show(png: bytes, name: str, alt: str, width: int) -> None:
     from IPython import get_ipython
     from IPython.display import display
 
-    if get_ipython() is not None:  # the bytes that were written, and no object's address
+    if get_ipython() is not None:  # bytes, and no object's address
         image = {"image/png": base64.b64encode(png).decode(), "text/plain": name}
         display(image, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
