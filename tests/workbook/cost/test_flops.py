@@ -119,6 +119,8 @@ def blocks_of(model_type, inputs):
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_the_counter_counts_the_same(model_type):
     model, inputs = twin(model_type, attention="eager"), ask(STAR, model_type=model_type)
+    if model_type == "mistral3":  # without the padding beside larger pictures, embedded for nothing
+        inputs["pixel_values"] = inputs["pixel_values"][..., :48]
     if "moe" in model_type:  # the counter does not know the kernel of experts
         model.set_experts_implementation("eager")
     seen = counted(model, inputs)
