@@ -34,6 +34,8 @@ OWN = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "stor
 def work(chosen: argparse.Namespace) -> int:
     """Evaluate, write the table, say where; 1 for a run that stopped. Errors of the arguments are
     raised before anything is asked."""
+    if chosen.stored or chosen.rekey is not None:
+        return _stored(chosen)
     began = perf_counter()
     plan, out, name = _plan(chosen)
     how: dict[str, Any] = {"progress": True, "wait": not chosen.no_wait}
@@ -63,6 +65,29 @@ def work(chosen: argparse.Namespace) -> int:
     _print_means(records)
     print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
     return 0
+
+
+def _stored(chosen: argparse.Namespace) -> int:
+    """Make a stored run of its own, or give stored runs the keys of today; 1 where one is another's
+    answers by now."""
+    from ..studies.stored_runs import MAKERS, rekey, runs_in
+
+    if chosen.stored:
+        table = {"table": chosen.table or "2b"} if chosen.stored == "video" else {}
+        made = MAKERS[chosen.stored](
+            chosen.profile or "tiny", limit=chosen.limit, seed=chosen.seed, folder=chosen.store,
+            out=chosen.out, **table,
+        )  # fmt: skip
+        print(*made, sep="\n")
+        return 0
+    code = 0
+    for path in chosen.rekey or runs_in(chosen.out or DATA / "measured"):
+        try:
+            print("{}: {} of {} answers asked again, all the same".format(path, *rekey(path)))
+        except ValueError as other:
+            report("run", other, getattr(other, "__notes__", []))
+            code = 1
+    return code
 
 
 def _print_means(records: pd.DataFrame) -> None:
