@@ -10,7 +10,7 @@ from .layout import Block
 
 WHOLE_GRID = (
     "puts tiles together and breaks lines by the full grid of patches, which a shortened tower no "
-    "longer gives; prune at the door of the language model instead"
+    "longer gives; prune at the input of the language model instead"
 )
 
 

@@ -27,8 +27,9 @@ class Family:
     """Where the parts of one model family are, and what it lacks.
 
     Addresses are dotted names below `model.base_model`. `tiny(**overrides)` is the configuration
-    of a small twin; `sources(config, call)` says, for each placeholder id, how the tokens of each
-    picture or video lie, where `call` holds the arguments of the base model's forward.
+    of a small twin, `full()` one of the checkpoint's proportions; `sources(config, call)` says, for
+    each placeholder id, how the tokens of each picture or video lie, where `call` holds the
+    arguments of the base model's forward.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Family:
     checkpoint: str  # the checkpoint the papers use
     template: str  # its published chat template, for folders without one
     tiny: Callable[..., Any]
+    full: Callable[[], Any]
     sources: Callable[[Any, Mapping[str, Any]], Sources]
     layers: str = "language_model.layers"
     language: str = "language_model"
@@ -47,6 +49,7 @@ class Family:
     whole_grid: str = ""  # why tokens cannot be merged, or pictures shrunk, inside the tower
     clip: str = ""  # hub id of the CLIP pair that its tower was taken from ...
     no_clip: str = ""  # ... or why there is none
+    frames: int = 0  # of a video, as it is evaluated here; 0: it takes no videos
     line_breaks: bool = False  # its pictures hold tokens that show no place: no plain grid
     labels: str = ""  # a pattern of what is written right before a picture, blanks left out
     one_axis: bool = True  # rotary positions are a single number, so they can be renumbered

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .base import Family
 from .layout import Block, Sources
-from .small import SIGLIP, decoder
+from .small import SIGLIP, SIGLIP_400M, decoder
 from .template import Unavailable
 from .tower import Tower, clip_cost
 
@@ -69,12 +69,24 @@ def tiny(**text: Any) -> Any:
     return Idefics3Config(vision_config=vision, **parts(**text))
 
 
+def full() -> Any:
+    from transformers import Idefics3Config
+
+    text = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336}
+    text |= {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+    return Idefics3Config(
+        text_config={**text, "vocab_size": 128259},
+        vision_config={**SIGLIP_400M, "image_size": 364},
+    )
+
+
 family = Family(
     name="Idefics3",
     model_type="idefics3",
     checkpoint="HuggingFaceM4/Idefics3-8B-Llama3",
     template=TEMPLATE,
     tiny=tiny,
+    full=full,
     sources=sources,
     layers="text_model.layers",
     language="text_model",
@@ -82,7 +94,7 @@ family = Family(
     vision="vision_model",
     tower=Tower(TOWER, tokens, norm="post_layernorm"),
     whole_grid="joins patches in groups of 2 × 2 or more by the full grid of each tile, which a "
-    "shortened tower no longer gives; prune at the door of the language model instead",
+    "shortened tower no longer gives; prune at the input of the language model instead",
     no_clip="its tower comes without the text tower that it was trained against",
     cost=cost,
 )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .base import Family
 from .layout import Block, Sources
-from .small import CLIP, decoder
+from .small import CLIP, QWEN2_7B, decoder
 from .tower import Tower, clip_cost
 
 TEMPLATE = (
@@ -65,6 +65,13 @@ def tiny(norms: bool = False, **text: Any) -> Any:
     )
 
 
+def full() -> Any:
+    from transformers import InternVLConfig
+
+    vision = {"attention_bias": True}
+    return InternVLConfig(text_config=QWEN2_7B, vision_config=vision, tie_word_embeddings=False)
+
+
 family = Family(
     name="InternVL",
     model_type="internvl",
@@ -72,11 +79,12 @@ family = Family(
     template=TEMPLATE,
     labels=r"Frame\d+:",
     tiny=tiny,
+    full=full,
     sources=sources,
     has_cls=True,
     tower=Tower(TOWER, tokens, layers=("encoder.layer",), attention="attention"),
     whole_grid="joins patches in groups of 2 × 2 by the full grid of each tile, which a shortened "
-    "tower no longer gives; prune at the door of the language model, or give fewer tiles",
+    "tower no longer gives; prune at the input of the language model, or give fewer tiles",
     no_clip="its tower, InternViT, comes without a text tower",
     cost=cost,
 )

@@ -42,12 +42,21 @@ def tiny(**text: Any) -> Any:
     )
 
 
+def full() -> Any:
+    from transformers import LlavaConfig
+
+    config = LlavaConfig()
+    config.text_config.vocab_size = 32064  # the checkpoint's: the placeholder is 32000
+    return config
+
+
 family = Family(
     name="LLaVA-1.5",
     model_type="llava",
     checkpoint="llava-hf/llava-1.5-7b-hf",
     template=TEMPLATE,
     tiny=tiny,
+    full=full,
     sources=sources,
     has_cls=True,
     tower=Tower({"image": "vision_tower"}, clip_tokens),

@@ -51,12 +51,21 @@ def tiny(**text: Any) -> Any:
     )
 
 
+def full() -> Any:
+    from transformers import LlavaNextConfig
+
+    config = LlavaNextConfig()
+    config.text_config.vocab_size = 32064
+    return config
+
+
 family = Family(
     name="LLaVA-NeXT",
     model_type="llava_next",
     checkpoint="llava-hf/llava-v1.6-vicuna-7b-hf",
     template=TEMPLATE,
     tiny=tiny,
+    full=full,
     sources=sources,
     has_cls=True,
     line_breaks=True,

@@ -46,12 +46,22 @@ def tiny(**text: Any) -> Any:
     )
 
 
+def full() -> Any:
+    from transformers import LlavaNextVideoConfig
+
+    config = LlavaNextVideoConfig()
+    config.text_config.vocab_size = 32064
+    return config
+
+
 family = replace(
     llava_next.family,
     name="LLaVA-NeXT-Video",
     model_type="llava_next_video",
     checkpoint="llava-hf/LLaVA-NeXT-Video-7B-hf",
     tiny=tiny,
+    full=full,
+    frames=32,
     sources=sources,
     tower=Tower({"image": "vision_tower", "video": "vision_tower"}, tokens),
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .anyres import WHOLE_GRID, blank, count_of_tiles, in_large, whole
 from .base import Family
 from .layout import Block, Sources
-from .small import SIGLIP, decoder
+from .small import QWEN2_7B, SIGLIP, decoder
 from .tower import Tower
 
 # pictures first, then videos, then the words; no line break between turns
@@ -89,12 +89,20 @@ def tiny(**text: Any) -> Any:
     )
 
 
+def full() -> Any:
+    from transformers import LlavaOnevisionConfig
+
+    return LlavaOnevisionConfig(text_config={**QWEN2_7B, "vocab_size": 152128})
+
+
 family = Family(
     name="LLaVA-OneVision",
     model_type="llava_onevision",
     checkpoint="llava-hf/llava-onevision-qwen2-7b-ov-hf",
     template=TEMPLATE,
     tiny=tiny,
+    full=full,
+    frames=32,
     sources=sources,
     line_breaks=True,
     tower=Tower({"image": "vision_tower", "video": "vision_tower"}, tokens),

@@ -6,7 +6,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import Family
-from .qwen2_vl import IDS, LABELS, NO_CLIP, TEMPLATE, TOWER, WHOLE_GRID, merging, sources, text_of
+from .qwen2_vl import (
+    IDS,
+    LABELS,
+    NO_CLIP,
+    TEMPLATE,
+    TEXT_7B,
+    TOWER,
+    WHOLE_GRID,
+    merging,
+    sources,
+    text_of,
+)
 from .qwen2_vl import tokens as merged
 from .tower import Tower
 
@@ -50,6 +61,14 @@ def tiny(**text: Any) -> Any:
     )
 
 
+def full() -> Any:
+    from transformers import Qwen2_5_VLConfig
+
+    vision = {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584}
+    text = {**TEXT_7B, "model_type": "qwen2_5_vl_text"}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+
+
 family = Family(
     name="Qwen2.5-VL",
     model_type="qwen2_5_vl",
@@ -57,6 +76,8 @@ family = Family(
     template=TEMPLATE,
     labels=LABELS,
     tiny=tiny,
+    full=full,
+    frames=32,
     sources=sources,
     projector="visual.merger",
     vision="visual",

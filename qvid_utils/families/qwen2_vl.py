@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .base import Family
 from .layout import Block, Sources
-from .small import decoder
+from .small import QWEN2_7B, decoder
 from .tower import Tower
 
 # the parts in their order, under a default system turn
@@ -82,7 +82,7 @@ def text_of(hidden: int = 64, heads: int = 4, **more: Any) -> dict[str, Any]:
 WHOLE_GRID = (
     "joins patches in groups of 2 × 2 and numbers them along three axes, for which the grid must "
     "stay as the processor has made it; for smaller pictures give the processor a lower "
-    "max_pixels, or prune at the door of the language model"
+    "max_pixels, or prune at the input of the language model"
 )
 NO_CLIP = "its tower was trained with the language model and has no text tower"
 
@@ -99,6 +99,18 @@ def tiny(**text: Any) -> Any:
     )
 
 
+TEXT_7B = {**QWEN2_7B, "model_type": "qwen2_vl_text"}
+TEXT_7B["rope_parameters"] = {
+    "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24],
+}  # fmt: skip
+
+
+def full() -> Any:
+    from transformers import Qwen2VLConfig
+
+    return Qwen2VLConfig(text_config=TEXT_7B)
+
+
 family = Family(
     name="Qwen2-VL",
     model_type="qwen2_vl",
@@ -106,6 +118,8 @@ family = Family(
     template=TEMPLATE,
     labels=LABELS,
     tiny=tiny,
+    full=full,
+    frames=32,
     sources=sources,
     projector="visual.merger",
     vision="visual",

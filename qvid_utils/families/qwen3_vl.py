@@ -57,6 +57,27 @@ def tiny(**more: Any) -> Any:
     return Qwen3VLConfig(text_config=text(**more), vision_config=vision(**more), **IDS)
 
 
+TEXT_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    },
+}  # fmt: skip
+
+
+def full() -> Any:
+    from transformers import Qwen3VLConfig
+
+    return Qwen3VLConfig(text_config=TEXT_8B, vision_config={"out_hidden_size": 4096})
+
+
 family = Family(
     name="Qwen3-VL",
     model_type="qwen3_vl",
@@ -64,6 +85,8 @@ family = Family(
     template=TEMPLATE,
     labels=f"{LABELS}|{TIMES}",
     tiny=tiny,
+    full=full,
+    frames=32,
     sources=sources,
     projector="visual.merger",
     vision="visual",

@@ -17,10 +17,20 @@ def tiny(**more: Any) -> Any:
     return Qwen3VLMoeConfig(text_config=text, vision_config=qwen3_vl.vision(**more), **IDS)
 
 
+def full() -> Any:
+    from transformers import Qwen3VLMoeConfig
+
+    text = {**qwen3_vl.TEXT_8B, "hidden_size": 2048, "num_hidden_layers": 48}
+    text |= {"num_key_value_heads": 4, "intermediate_size": 6144, "moe_intermediate_size": 768}
+    text |= {"num_experts": 128, "num_experts_per_tok": 8}
+    return Qwen3VLMoeConfig(text_config=text, vision_config={"out_hidden_size": 2048})
+
+
 family = replace(
     qwen3_vl.family,
     name="Qwen3-VL-MoE",
     model_type="qwen3_vl_moe",
     checkpoint="Qwen/Qwen3-VL-30B-A3B-Instruct",
     tiny=tiny,
+    full=full,
 )

@@ -1,4 +1,5 @@
-"""What the small twins of all families share: a narrow decoder, a vision tower for 24 pixels."""
+"""What the configurations of several families share: of small twins, a narrow decoder and a vision
+tower for 24 pixels; of full size, Qwen2-7B and the large SigLIP."""
 
 from typing import Any
 
@@ -12,6 +13,24 @@ CLIP = {
     "projection_dim": 32,
 }
 SIGLIP = {name: value for name, value in CLIP.items() if name != "projection_dim"}
+
+
+QWEN2_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+}
+SIGLIP_400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
 
 
 def decoder(

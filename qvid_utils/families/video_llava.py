@@ -45,12 +45,22 @@ def tiny(**text: Any) -> Any:
     )
 
 
+def full() -> Any:
+    from transformers import VideoLlavaConfig
+
+    config = VideoLlavaConfig()
+    config.text_config.vocab_size = 32064  # the checkpoint's: the placeholders are 32000, 32001
+    return config
+
+
 family = Family(
     name="Video-LLaVA",
     model_type="video_llava",
     checkpoint="LanguageBind/Video-LLaVA-7B-hf",
     template=TEMPLATE,
     tiny=tiny,
+    full=full,
+    frames=8,
     sources=sources,
     vision="image_tower",
     vision_of_videos="video_tower",

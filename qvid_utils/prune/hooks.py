@@ -145,7 +145,7 @@ class Engine:
         self.pictures.begin(now.scene, kwargs)
         self.trace.mean_tokens = self.planner.plan(now, grown=self.prompts > 0)
         self.trace.query = next((words for words in now.words if words is not None), None)
-        self.trace.layout = self.family, self.model.config, self.pictures.encoded(0)[0]
+        self.trace.layout = self.pictures.layout()
         self.prompts += 1
 
     def end(self, base: nn.Module, args: tuple, output: Any) -> None:

@@ -17,10 +17,10 @@ __all__ = ["Scene"]
 
 @dataclass(eq=False)
 class Scene:
-    """A padded batch of prompts with pictures, at the door of the layer about to run.
+    """A padded batch of prompts with pictures, at the LLM input of the layer about to run.
 
     The caller's own, (B, S): ids, given (no padding), counts of visual tokens, pictures (where they
-    were), door (which of them the cuts at layer 0 left), features (B, S, d) entering layer 0;
+    were), entered (which of them the cuts at layer 0 left), features (B, S, d) entering layer 0;
     drafted: how many columns at the end are guesses of assisted decoding, which no rule sees. Of
     the tokens that are left, (B, S'): valid (no padding and no filler), visual, number (of a visual
     token among its row's), column (in the caller's prompt), hidden and before (B, S', d) entering
@@ -41,7 +41,7 @@ class Scene:
         self.visual[:, self.end :] = False
         self.valid, self.counts = self.given, self.visual.sum(1).tolist()
         self.lengths = self.given.sum(1).tolist()  # of each row, without what is dropped
-        self.pictures = self.door = self.visual
+        self.pictures = self.entered = self.visual
         self.number = self.visual.cumsum(1) - 1
         places = torch.arange(self.ids.shape[1], device=self.ids.device)
         self.column = places.expand(self.ids.shape)
@@ -83,7 +83,7 @@ class Scene:
     def close_door(self) -> None:
         """Layer 0 has been entered for good: who is left there."""
         left = self.visual & (self.number >= 0)
-        self.door = torch.zeros_like(self.door).scatter(1, self.column, left)
+        self.entered = torch.zeros_like(self.entered).scatter(1, self.column, left)
 
     def _features(self, row: int, places: Tensor) -> Tensor | None:
         """What the projector gave for the tokens at `places`; None if one stands for none."""
@@ -115,7 +115,7 @@ class Scene:
 
         def at_door() -> tuple[Tensor, Tensor]:
             written = prompt[prompt > shown()[-1]]  # the text after the picture is never cut
-            return self.features[row, self.door[row]], self.features[row, written]
+            return self.features[row, self.entered[row]], self.features[row, written]
 
         return make(
             layer=i,

@@ -78,7 +78,7 @@ class Pictures:
             return None if kept.merged is None else kept.merged.to(like)
         if i:
             raise ValueError(
-                f"layer={i}: method {name!r} merges before the projector, at the door "
+                f"layer={i}: method {name!r} merges before the projector, at the LLM input "
                 "of the language model; use layer=0"
             )
         self._check_patchwise(name)
@@ -123,6 +123,13 @@ class Pictures:
         call["input_ids"] = call["input_ids"][::copies]
         return call, row // copies
 
+    def layout(self) -> tuple[Any, Any, dict[str, Any]] | None:
+        """What shows the pictures of the call at hand; None where they were encoded elsewhere."""
+        kinds = self.arguments.get("mm_encoder_outputs") or ()
+        if any(f"get_{kind}_features" not in self.sizes["encoded"] for kind in kinds):
+            return None
+        return self.family, self.model.config, self.encoded(0)[0]
+
     def _check_patchwise(self, name: str) -> None:
         if not self.family.patchwise:
             raise Unavailable(
@@ -149,7 +156,8 @@ class Pictures:
                     f"{self.family.name} has no class token; adapted to the attention that tokens "
                     f"receive: {own if own in adapted else ', '.join(adapted)}"
                 )
-            if stage.method.merges and "patches" in stage.method.select_sees:
+            no_pair = stage.sees & needing("clip") and self.family.no_clip  # said by the pair
+            if stage.method.merges and "patches" in stage.method.select_sees and not no_pair:
                 self._check_patchwise(name)
 
 

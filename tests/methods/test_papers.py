@@ -15,7 +15,7 @@ PUBLISHED = [m for m in METHODS.values() if m.venue not in ("ours", "floor")]
 #: Where a method may be named besides its own file: lists of studies and of commands, and what
 #: stands beside the papers' CSV. `qvid`, the default of the package, and the floors, which every
 #: table has, may be named anywhere.
-LISTS = ("workbook/studies/", "workbook/cli/", "workbook/tables/paper_", "workbook/plots/")
+LISTS = ("workbook/studies/", "workbook/cli/", "workbook/tables/paper_")
 NAMES = {name for name, m in METHODS.items() if m.group != "floors"} - {"qvid"}
 
 

@@ -33,7 +33,7 @@ def commands(text):
 
 def notebook_text():
     cells = nbformat.read(NOTEBOOKS / "04_efficiency.ipynb", as_version=4).cells
-    return next(c.source for c in cells if "The commands that stored them" in c.source)
+    return next(c.source for c in cells if "The commands that stored the timings" in c.source)
 
 
 def readme_text():

@@ -72,7 +72,7 @@ def cells(names):
     )
 
 
-# What merges at the door has its own tests: its extra tokens are there even where all are kept.
+# What merges at the LLM input has its own tests: it has extra tokens even where all are kept.
 every = cells([*HIDING, "sparsevlm", "sparsevlm_in_place"])
 # What merges is no longer a choice among tokens: test_merging.py has its oracle.
 hiding = cells(HIDING)

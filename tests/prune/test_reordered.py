@@ -16,7 +16,7 @@ from qvid_utils.prune import observed, pruned
 
 
 def behind(first, **options):
-    """What a second method at the door is told, and what it sees, behind `first`."""
+    """What a second method at the LLM input is told, and what it sees, behind `first`."""
     model, seen = built("llava"), {}
 
     def look(scores, keep, hidden):

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...families import FAMILIES
+
 __all__ = ["NAMES", "Prompt", "config_of", "make", "prompt_for"]
 
 #: Configurations that can be had without a download -> model type.
@@ -27,26 +29,37 @@ class Prompt:
 
 
 def config_of(kind: str, layers: int | None = None, tower: int | None = None, divide: int = 1):
-    """The configuration of LLaVA-1.5-7B ("llava") or Qwen2-VL-7B ("qwen2_vl").
+    """The configuration of a family's 7B checkpoint, e.g. "llava".
 
-    layers, tower: so many layers of the language model and of the tower only; divide: heads, width
-    and FFN of both by that number, the width of a head stays (a tower keeps one head at least).
-    The share of scoring in the whole then grows by as much: it is linear in the heads, the layers
-    are quadratic.
-    Raises ValueError where that does not divide.
+    layers, tower: so many layers of the language model and of the tower only; divide ("llava" and
+    "qwen2_vl"): heads, width and FFN of both by that number, the width of a head stays (a tower
+    keeps one head at least). The share of scoring in the whole then grows by as much: it is linear
+    in the heads, the layers are quadratic. Raises ValueError where that does not divide.
     """
-    from transformers import LlavaConfig, Qwen2VLConfig
+    if kind not in FAMILIES:
+        raise ValueError(f"kind={kind!r}: choose one of {', '.join(FAMILIES)}")
+    config = FAMILIES[kind].full()
+    text, vision = config.get_text_config(), config.vision_config
+    if divide != 1:
+        _narrow(kind, text, vision, divide)
+    if layers is not None:
+        text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = ["full_attention"] * text.num_hidden_layers
+    if tower is not None:
+        depth = "depth" if hasattr(vision, "depth") else "num_hidden_layers"
+        setattr(vision, depth, tower)
+        for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+            if hasattr(vision, name):  # the first ones, as many as there are layers
+                setattr(vision, name, list(range(min(tower, len(getattr(vision, name))))))
+    return config
 
-    if kind == "llava":
-        config = LlavaConfig()
-        text, heads, width, ffn = config.text_config, (32, 32), 4096, 11008
-        text.vocab_size = 32064  # the checkpoint's: the placeholder is 32000
-    elif kind == "qwen2_vl":
-        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-        config = Qwen2VLConfig(text_config={"vocab_size": 152064, "rope_parameters": rope})
-        text, heads, width, ffn = config.text_config, (28, 4), 3584, 18944
-    else:
-        raise ValueError(f"kind={kind!r}: choose one of {', '.join(NAMES.values())}")
+
+def _narrow(kind: str, text: Any, vision: Any, divide: int) -> None:
+    if kind not in NAMES.values():
+        raise ValueError(f"divide={divide}: narrower are {', '.join(NAMES.values())} alone")
+    heads = text.num_attention_heads, text.num_key_value_heads
+    width, ffn = text.hidden_size, text.intermediate_size
     if divide < 1 or any(n % divide for n in (*heads, width, ffn)):
         raise ValueError(
             f"divide={divide}: {heads[0]} heads, {heads[1]} key heads, width {width} and FFN {ffn} "
@@ -54,20 +67,13 @@ def config_of(kind: str, layers: int | None = None, tower: int | None = None, di
         )
     text.num_attention_heads, text.num_key_value_heads = (n // divide for n in heads)
     text.hidden_size, text.intermediate_size = width // divide, ffn // divide
-    depth = {"llava": 32, "qwen2_vl": 28}[kind] if layers is None else layers
-    text.num_hidden_layers = depth
-    if getattr(text, "layer_types", None):
-        text.layer_types = ["full_attention"] * depth
-    vision, fewer = config.vision_config, max(1, 16 // divide)  # both towers have 16 heads
+    fewer = max(1, 16 // divide)  # both towers have 16 heads
     if kind == "qwen2_vl":
         vision.num_heads, vision.embed_dim = fewer, 80 * fewer
         vision.hidden_size = text.hidden_size
     else:
         vision.num_attention_heads, vision.hidden_size = fewer, 64 * fewer
         vision.intermediate_size = 256 * fewer
-    if tower is not None:
-        setattr(vision, "depth" if kind == "qwen2_vl" else "num_hidden_layers", tower)
-    return config
 
 
 def make(config: Any, dtype: torch.dtype, device: str = "cpu", attention: str = "sdpa"):

@@ -139,12 +139,12 @@ class Bridge:
             return {"type": "image", "image": part["url"]}
         if part["type"] != "video":
             raise ValueError(f"a {part['type']} is neither text, image nor video")
-        from ..benchmarks.published.video import FRAMES, frames
+        from ..benchmarks.published.video import frames
 
         family = family_of(self.model)
-        if family.model_type not in FRAMES:
+        if not family.frames:
             raise ValueError(f"{family.name} takes no video")
-        return {"type": "video", "video": frames(part["url"], FRAMES[family.model_type])}
+        return {"type": "video", "video": frames(part["url"], family.frames)}
 
     @torch.inference_mode()
     def _answer(self, chats: list[list[dict]], asked: dict) -> list[str]:

@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 from ...methods import METHODS
 from ...paths import figures_dir
 from ...startup import STYLE
+from ..benchmarks.base import FULL
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY, PALE, INK = "#56B4E9", "#CC79A7", "#6E6E6E", "#A8A8A8", "#1A1A1A"
@@ -29,21 +30,16 @@ MAP = "cividis"
 WIDTH = 7.0  # inches: two columns of a paper, a notebook's width on a screen
 DASHES = (6, 2)
 
-LOOKS = {  # method -> colour, marker, line: no two share marker and line
-    "qvid": (BLUE, "o", "-"), "per_head_max": (SKY, "s", "-"), "qvid_rope": (PURPLE, "D", "-"),
-    "leverage_qr": (INK, "p", "-"), "column_norm": (VERMILION, "v", "--"),
-    "sigma_weighted": (ORANGE, "D", "--"), "fastv": (ORANGE, "^", "-"),
-    "last_attention": (GREEN, "<", "--"), "v2drop": (PURPLE, "P", "-"),
-    "variation": (VERMILION, "X", ":"), "stride": (PALE, "d", "-."), "random": (GREY, "o", ":"),
-    "qvid_adaptive": (SKY, "d", "--"), "sparsevlm_plus": (GREEN, "s", "--"),
-    "sparsevlm": (GREEN, "h", "-"), "divprune": (INK, "s", "-."),
-    "svd_prune": (VERMILION, "H", "-"), "fastervlm": (SKY, "^", "--"),
-    "visionzip": (PURPLE, "P", "--"), "tome": (ORANGE, "v", ":"),
-    "trim": (INK, "<", ":"), "pyramiddrop": (GREEN, "*", ":"), "pdrop": (GREEN, "*", ":"),
+COLOURS = {
+    "blue": BLUE, "orange": ORANGE, "green": GREEN, "vermilion": VERMILION, "sky": SKY,
+    "purple": PURPLE, "grey": GREY, "pale": PALE, "ink": INK,
 }  # fmt: skip
-#: Names for figures, where a method's label says more than there is room for.
-TITLES = {"variation": "V²Drop's score", "sparsevlm_in_place": "SparseVLM", "full": "full model",
-          "pdrop": "PyramidDrop"}  # fmt: skip
+#: The methods by every name that a table has for them, the papers' too.
+BY_NAME = {**METHODS, **{m.printed: m for m in METHODS.values() if m.printed}}
+#: Name -> colour, marker, line.
+LOOKS = {
+    name: (COLOURS[m.curve[0]], *m.curve[1:]) for name, m in BY_NAME.items() if m.curve is not None
+}
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -59,7 +55,9 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def named(method: str) -> str:
     """A method's name for a figure."""
-    return TITLES.get(method) or (METHODS[method].label if method in METHODS else method)
+    if method in BY_NAME:
+        return BY_NAME[method].short or BY_NAME[method].label
+    return "full model" if method == FULL else method
 
 
 def look(method: str) -> tuple[str, str, str]:

@@ -60,13 +60,22 @@ def lines(
     plot = plot.add(so.Line(linewidth=1.3, pointsize=4.5))
     if error:
         half = EDGE * frame[error].astype("float64")
-        plot = so.Plot.add(plot, so.Band(alpha=0.15) if band else so.Range(linewidth=0.9),
-                           legend=False, ymin=shown[y] - half, ymax=shown[y] + half)  # fmt: skip
-    scales = {
-        name: so.Nominal({one: kind[i] for one, kind in kinds.items()}, order=order)
+        mark = so.Band(alpha=0.15) if band else so.Range(linewidth=0.9)
+        plot = plot.add(mark, legend=False, ymin=shown[y] - half, ymax=shown[y] + half)
+    fig = drawn(plot.scale(**_scales(kinds)).label(x=labels[0], y=labels[1]), *size)
+    return _finished(fig, whole, list(more), columns)
+
+
+def _scales(kinds: Looks) -> dict[str, so.Nominal]:
+    """Colour, marker and line of each name."""
+    return {
+        name: so.Nominal({one: kind[i] for one, kind in kinds.items()}, order=list(kinds))
         for i, name in enumerate(("color", "marker", "linestyle"))
     }
-    fig = drawn(plot.scale(**scales).label(x=labels[0], y=labels[1]), *size)
+
+
+def _finished(fig: Figure, whole: bool, more: list[Artist], columns: int) -> Figure:
+    """The line of the full model, and one legend for everything, below."""
     if whole:
         for ax in fig.axes:
             ax.axhline(100, color=INK, lw=1, ls=(0, DASHES), zorder=0)

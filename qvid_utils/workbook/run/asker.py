@@ -21,8 +21,9 @@ from ..benchmarks.prompts import prompts
 from .batches import is_video
 from .cell import Cell
 from .content import digest, shown_hash
-from .grid import Answer, Grid, layers_once, visual_counts
+from .grid import Answer, Grid, visual_counts
 from .queue import Task
+from .shared_layers import layers_once
 
 __all__ = ["NEW_TOKENS", "Asker", "prompts_of"]
 

@@ -16,9 +16,9 @@ from ..tables.paper_tables import cells_of
 from .equal_budgets import COMPARED, LEFT_OUT, entries, keep_after
 
 SEEDS = (1, 2)  # more shuffles of `random` beside its own, 0
-#: Methods at the door that renumber positions, and whose tokens have places of their own.
+#: Methods at the LLM input that renumber positions, and whose tokens have places of their own.
 REPOSITIONED = ("svd_prune", "fastervlm", "vispruner", "divprune", "scope", "cdpruner")
-#: How many of 144 tokens a cut at the door leaves to QViD, and whose cut it is.
+#: How many of 144 tokens a cut at the LLM input leaves to QViD, and whose cut it is.
 FIRST_CUTS = {72: ("divprune", "fastervlm", "svd_prune", "cdpruner", "stride"),
               36: ("divprune", "fastervlm", "svd_prune")}  # fmt: skip
 
@@ -55,14 +55,14 @@ def option_cells(keeps: Sequence[int]) -> list[Cell]:
 
 
 def position_cells(keeps: Sequence[int]) -> list[Cell]:
-    """At the door: methods that renumber with original positions, and chance under both."""
+    """At the LLM input: methods that renumber with original positions, and random under both."""
     kept = grid(["random", "stride"], keeps, [0])
     renumbered = grid(["random", "stride"], keeps, [0], positions="contiguous")
     return [*grid(REPOSITIONED, keeps, positions="original"), *kept, *renumbered]
 
 
 def our_cells(config: Any, budgets: Sequence[int]) -> list[Cell]:
-    """QViD behind a cut at the door, at equal means, and with a budget for each question."""
+    """QViD behind a cut at the LLM input, at equal means, and with a budget for each question."""
     (cut,) = METHODS["qvid"].schedule(1, 1, config.get_text_config().num_hidden_layers)
     cells = []
     cuts = [(same_share(n, config), name) for n in FIRST_CUTS for name in FIRST_CUTS[n]]

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 
@@ -25,7 +24,6 @@ from ..benchmarks.published import BENCHMARKS
 from ..benchmarks.published.entries import SEEN
 from ..benchmarks.published.scorers import caption_tools
 from ..cost import flops
-from ..cost.workloads import config_of
 from ..tables.paper_tables import ANSWERS, CELL, COSTS, SUITE_OF, cells_of
 from ..tables.schema import read
 
@@ -35,35 +33,20 @@ TEXT = 60  # tokens of a prompt beside the picture, as QViD's Table 8 implies; a
 ANSWER = 16  # at most so many tokens of an answer are counted, each as one of the prompt
 
 
-def _video_llava() -> Any:
-    from transformers import VideoLlavaConfig
-
-    return VideoLlavaConfig()
-
-
-def _onevision() -> Any:
-    from transformers import LlavaOnevisionConfig
-
-    text = {"model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28,
-            "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944,
-            "vocab_size": 152128}  # fmt: skip
-    return LlavaOnevisionConfig(text_config=text)
-
-
-#: Model -> its configuration, visual tokens of a prompt, patches of each picture or frame.
+#: Model -> its family, visual tokens of a prompt, patches of each picture or frame.
 MODELS = {
-    "LLaVA-1.5-7B": (lambda: config_of("llava"), 576, [576]),
+    "LLaVA-1.5-7B": ("llava", 576, [576]),
     # a picture of 640 x 480; larger ones cost more
-    "Qwen2-VL-7B": (lambda: config_of("qwen2_vl"), 391, [1564]),
-    "Video-LLaVA-7B": (_video_llava, 8 * 257, [256] * 8),
-    "LLaVA-OneVision-7B": (_onevision, 32 * 196 + 1, [729] * 32),
+    "Qwen2-VL-7B": ("qwen2_vl", 391, [1564]),
+    "Video-LLaVA-7B": ("video_llava", 8 * 257, [256] * 8),
+    "LLaVA-OneVision-7B": ("llava_onevision", 32 * 196 + 1, [729] * 32),
 }
 
 
 @cache
 def _shape(model: str) -> SimpleNamespace:
-    config, visual, blocks = MODELS[model]
-    config = config()
+    family, visual, blocks = MODELS[model]
+    config = FAMILIES[family].full()
     return SimpleNamespace(config=config, visual=visual, blocks=blocks,
                            layers=flops.decoder_of(config).layers)  # fmt: skip
 

@@ -67,7 +67,7 @@ def entries(
 ) -> list[Entry]:
     """Every method at every budget, under each reading; config: of a model with one picture size.
 
-    Two readings may ask for one cell: the door of the language model makes all layers equal.
+    Two readings may ask for one cell: the input of the language model makes all layers equal.
     """
     budgets = list(budgets)
     return [

@@ -19,7 +19,7 @@ from matplotlib.ticker import NullLocator
 from ...startup import STYLE
 from ..plots.base import BLUE, GREEN, GREY, INK, MAP, PURPLE, SKY, VERMILION, styled
 from ..plots.pictures import split_question, veil_of
-from ..plots.spectra import word_bars
+from ..plots.words import word_bars
 from .one_look import Look, Side
 from .one_question import name_of
 

@@ -1,36 +1,28 @@
-"""Looking at single questions: what a cut keeps of a picture, and what M says before any cut.
+"""M before any cut: what one question says to its picture where a layer begins, and its spectrum.
 
-Everything here runs few samples and returns what figures and tables are made of. Frames are long,
-one row per thing that is plotted or averaged; nothing is rounded.
+Frames are long, one row per thing that is plotted or averaged; nothing is rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import world
 from torch import Tensor
 
-from ...algebra import leverage, spectrum
+from ...algebra import spectrum
 from ...families import family_of, query_tokens
-from ...families.calls import pictures_once
-from ...methods import METHODS, Method, method
+from ...methods import METHODS
 from ...models.load import load
-from ...prune import observed, pruned
+from ...prune import observed
 from ..benchmarks.base import Suite
 from ..benchmarks.prompts import PROFILE_MODELS, prompts
-from ..benchmarks.scoring import right
-
-NEW_TOKENS = 3  # an answer of the embedded world is one word; a longer one is wrong
 
 
-# --------------------------------------------------------------------------- a profile's setting
 def load_profile(profile: str, name: str = "", **options: Any) -> tuple:
     """Model and processor of a profile, or of `name` where one is given; options as of `load`."""
     if profile not in PROFILE_MODELS:
@@ -44,101 +36,6 @@ def default_layer(model) -> int:
     return METHODS["qvid"].schedule(1, 1, layers, None)[0].layer
 
 
-# ----------------------------------------------------------------- answers, and what was kept
-@torch.inference_mode()
-def watch(
-    model, processor, samples: pd.DataFrame, methods: Sequence[str | Method], keep: int
-) -> pd.DataFrame:
-    """Answers of every method to a few samples, one by one, with what its first cut kept.
-
-    samples: rows of a suite; methods: names or Methods, or "full" for the model as it is. One row
-    per (sample, method): sample, question, answer, method, label (the name for tables), prediction,
-    right, layer (of the first cut), mean_tokens, kept (numbers of the visual tokens that survive
-    the first cut, rising), scores (of all N_v; None for the full model) and board, the (rows,
-    columns) that the visual tokens are laid out in.
-    """
-    rows = []
-    for place, sample in enumerate(samples.itertuples()):
-        inputs = prompts(processor, samples.iloc[[place]], model.device)
-        n_visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
-        board = tuple(family_of(model).grid(model.config, n_visual, inputs)[1:])
-        with pictures_once(model):
-            for name in methods:
-                chosen = None if name == "full" else method(name)
-                with pruned(model, chosen, keep) if chosen else nullcontext() as trace:
-                    ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-                cut = trace.cuts[0] if trace else None
-                said = _words(processor, ids, inputs)[0]
-                rows.append(
-                    {
-                        "sample": sample.id,
-                        "question": sample.question,
-                        "answer": sample.answer,
-                        "method": chosen.name if chosen else "full",
-                        "label": chosen.label if chosen else "Full model",
-                        "prediction": said,
-                        "right": right(said, sample.answer),
-                        "layer": cut.layer if cut else None,
-                        "mean_tokens": trace.mean_tokens[0] if cut else float(n_visual),
-                        "kept": cut.kept.tolist() if cut else list(range(n_visual)),
-                        "scores": cut.scores.tolist() if cut else None,
-                        "board": board,
-                    }
-                )
-    return pd.DataFrame(rows).astype({"layer": "Int64"})
-
-
-def _words(processor, ids: Tensor, inputs: dict) -> list[str]:
-    new = ids[:, inputs["input_ids"].shape[1] :]
-    return [said.strip() for said in processor.batch_decode(new, skip_special_tokens=True)]
-
-
-@torch.inference_mode()
-def first_pair(model, processor, suite: Suite, kind: str, batch_size: int = 50) -> pd.DataFrame:
-    """Two samples: two questions of one kind about one picture, chosen without looking at pruning.
-
-    The first picture, in the suite's order, of which the full model answers the first two questions
-    of that kind rightly and the two answers differ. Raises ValueError where there is none.
-    """
-    asked = suite.samples[suite.samples["kind"] == kind]
-    pairs = [part.head(2) for _, part in asked.groupby("picture", sort=False)]
-    pairs = [pair for pair in pairs if pair["answer"].nunique() == 2]
-    step = max(1, batch_size // 2)
-    for start in range(0, len(pairs), step):
-        batch = pd.concat(pairs[start : start + step])
-        inputs = prompts(processor, batch, model.device)
-        ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-        good = list(map(right, _words(processor, ids, inputs), batch["answer"]))
-        for place, pair in enumerate(pairs[start : start + step]):
-            if good[2 * place] and good[2 * place + 1]:
-                return pair.reset_index(drop=True)
-    raise ValueError(
-        f"suite {suite.name!r}: the full model answers no picture's first two {kind!r} questions "
-        "rightly; use another kind or a trained model"
-    )
-
-
-def kept_table(watched: pd.DataFrame) -> pd.DataFrame:
-    """`watch` as plain text and numbers: kept as "3 17 18", board as "12x12", no scores."""
-    plain = watched.drop(columns=["scores"])
-    kept = [" ".join(map(str, tokens)) for tokens in watched["kept"]]
-    return plain.assign(kept=kept, board=["x".join(map(str, board)) for board in watched["board"]])
-
-
-def kept_by_both(watched: pd.DataFrame) -> pd.DataFrame:
-    """How many patches each method keeps for one question and for two: label, kept, both.
-
-    watched: `watch` of two samples. kept: patches that its first cut keeps; both: those among them
-    that it keeps for either question.
-    """
-    rows = []
-    for label, part in watched.groupby("label", sort=False):
-        first, second = (set(kept) for kept in part["kept"])
-        rows.append({"label": label, "kept": len(first), "both": len(first & second)})
-    return pd.DataFrame(rows)
-
-
-# --------------------------------------------------------------------------- M before any cut
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What one question says to its picture where a layer begins.
@@ -169,7 +66,7 @@ def readings(
     rope: bool = False,
     batch_size: int = 25,
 ) -> list[Reading]:
-    """The interaction matrix of `limit` samples of each suite at the door of `layer`.
+    """The interaction matrix of `limit` samples of each suite at the input of `layer`.
 
     layer: default where QViD cuts. One prefill per sample; nothing is pruned.
     """
@@ -329,100 +226,3 @@ def effective_ranks(found: Sequence[Reading], seed: int = 0) -> pd.DataFrame:
 def _range(values: pd.Series) -> str:
     low, high = int(values.min()), int(values.max())
     return str(low) if low == high else f"{low}–{high}"
-
-
-# Words that name what a question of the embedded world is about; the others say how it asks.
-NAMES = frozenset(
-    word.lower()
-    for word in (
-        *world.COLOURS, *world.KINDS, *world.NUMBERS,
-        *("left", "right", "above", "below", "top", "bottom", "half"),
-        *("color", "letter", "letters", "shape", "shapes", "number", "many", "same"),
-    )
-)  # fmt: skip
-
-
-CLASSES = ("name", "other word", "answer format")
-
-
-def word_class(word: str, tail: bool) -> str:
-    """Which of CLASSES a query token is; tail: it belongs to the answer-format sentence."""
-    if tail:
-        return CLASSES[2]
-    return CLASSES[0] if word.lower() in NAMES else CLASSES[1]
-
-
-def word_scores(found: Sequence[Reading], rank: int = 4) -> pd.DataFrame:
-    """Part of every query token in the leading modes of M, mean over heads.
-
-    Rows, one per word: suite, stands_for, sample, place (from 0), word, word_class, times (how
-    often the word stands in this question), dominant (Σ_{k<=rank} U_ik²), residual (the later
-    directions), relative (dominant over its mean in this question: 1 is an equal share), loudness
-    (the word's share of Σ M²) and explained (share of the word's own energy that the leading modes
-    hold). Source: QViD, equation 3 and appendix K.2; the last two are ours, and free of the tie
-    between dominant and residual.
-    """
-    frames = []
-    for reading in found:
-        M = reading.interaction
-        dominant = leverage.query_leverage(M, rank).mean(0)
-        energy = leverage.energy(M.mT)
-        leading = leverage.energy(M.mT, rank)
-        classes = [word_class(w, t) for w, t in zip(reading.words, reading.tail, strict=True)]
-        frames.append(
-            pd.DataFrame(
-                {
-                    "suite": reading.suite,
-                    "stands_for": reading.stands_for,
-                    "sample": reading.sample,
-                    "place": range(len(reading.words)),
-                    "word": reading.words,
-                    "word_class": classes,
-                    "times": [reading.words.count(word) for word in reading.words],
-                    "dominant": dominant.tolist(),
-                    "residual": leverage.residual_query_leverage(M, rank).mean(0).tolist(),
-                    "relative": (dominant / dominant.mean()).tolist(),
-                    "loudness": (energy / energy.sum(-1, keepdim=True)).mean(0).tolist(),
-                    "explained": (leading / energy.clamp_min(1e-300)).mean(0).tolist(),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
-def word_ranks(reading: Reading, ranks: Sequence[int]) -> pd.DataFrame:
-    """Dominant score of each word of a question at several ranks: place, word, rank, dominant."""
-    scores = {r: leverage.query_leverage(reading.interaction, r).mean(0).tolist() for r in ranks}
-    return pd.DataFrame(
-        [
-            {"place": i, "word": word, "rank": r, "dominant": scores[r][i]}
-            for r in ranks
-            for i, word in enumerate(reading.words)
-        ]
-    )
-
-
-def word_classes(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean relative dominant score of each class of words, per suite, with the standard error.
-
-    Words of one question are averaged first, so `n` counts questions and the error is over them.
-    """
-    each = scores.groupby(["suite", "stands_for", "sample", "word_class"], sort=False)
-    each = each[["relative", "loudness", "explained"]].mean().reset_index()
-    rows = []
-    for (suite, kin), mine in each.groupby(["suite", "stands_for"], sort=False):
-        for sort in CLASSES:
-            part = mine[mine["word_class"] == sort]
-            rows.append(
-                {
-                    "suite": suite,
-                    "stands for": kin,
-                    "words": sort,
-                    "dominant, 1 = equal share": part["relative"].mean(),
-                    "stderr": part["relative"].sem(),
-                    "loudness %": 100 * part["loudness"].mean(),
-                    "explained %": 100 * part["explained"].mean(),
-                    "n": len(part),
-                }
-            )
-    return pd.DataFrame([row for row in rows if row["n"]])

@@ -25,8 +25,8 @@ from ...families.calls import pictures_once
 from ...methods import Method, method
 from ...prune import Trace, pruned
 from ..cost.budgets import exchange
-from .low_rank import word_scores
 from .one_question import CONVENTION, Answer, Asked, answered
+from .query_words import word_scores
 
 LIKELY = 2  # first words that each side brings into the comparison
 

@@ -26,7 +26,8 @@ from ..benchmarks import suite
 from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts
 from ..benchmarks.scoring import right
-from ..run.grid import Grid, layers_once, up_to
+from ..run.grid import Grid
+from ..run.shared_layers import layers_once, up_to
 from .question import LEFT_OUT, MODELS, STAGES, WORDS, Seen, cells, kept
 from .question_tables import chosen
 

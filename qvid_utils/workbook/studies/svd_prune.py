@@ -46,7 +46,7 @@ AS_PUBLISHED = ("tome", "fastv", "trim", "pyramiddrop", "sparsevlm", "visionzip"
 
 
 def cells(keeps: Sequence[int] = KEEPS) -> list[Cell]:
-    """Methods that see the picture alone, chance and even spacing at the same door, and QViD: each
+    """Methods that see the picture alone, random and even spacing at the LLM input, and QViD: each
     with tokens renumbered (as published for the first three) and at their own positions. Then the
     other methods of SVD-Prune's Table 1."""
     found = [Cell()]

@@ -99,11 +99,12 @@ def beside_paper(
 
     Rows meet on method, budget, rank, layer and benchmark (an embedded suite meets the benchmark
     that it stands for). Where model and every benchmark are the paper's own, the columns are
-    `paper`, `measured`, `difference` (measured - paper, in `unit`); else nothing is subtracted and
-    the columns are `paper_pct_of_full`, `measured_pct_of_full`, each side in % of its own
-    unpruned model. `stderr` follows the measured column, `n` is its number of samples. Rows of one
-    side only stay, with the other side empty. Avg is taken over the benchmarks that both sides
-    have; where these are not all of the paper's, its row is "Avg over common" on both sides.
+    `paper`, `measured`, `difference` (measured - paper, in `unit`); else nothing is subtracted, and
+    beside the two raw numbers stand `paper_pct_of_full` and `measured_pct_of_full`, each side in %
+    of its own unpruned model. `stderr` is that of the last measured column, `n` its number of
+    samples. Rows of one side only stay, with the other side empty. Avg is taken over the benchmarks
+    that both sides have; where these are not all of the paper's, its row is "Avg over common" on
+    both sides.
 
     measured: results of one model and setting, with its unpruned rows (method "full") where it
     is not the paper's model. table: a name as in `paper`, or its frame. metrics: benchmark ->
@@ -123,15 +124,37 @@ def beside_paper(
     theirs, ours = _sides(theirs, ours, dict(metrics or {}), by)
     same = PAPER_MODELS.get(ours.model.iloc[0], ours.model.iloc[0]) == theirs.model.iloc[0]
     same = same and not ours.suite.isin(list(PAPER_BENCHMARKS)).any()
+    theirs, ours = (side.assign(raw=side["value"]) for side in (theirs, ours))
     if not same:
         theirs, ours = _percent_of_full(theirs, printed=True), _percent_of_full(ours)
+    both = _in_order(_joined(theirs, ours), theirs, ours)
+    both["metric"] = both.pop("own_metric").fillna(both.metric)
+    both["layer"], both["rank"] = (both[k].replace(_MISSING, np.nan) for k in ("layer", "rank"))
+    both["layer"] = both["layer"].astype("Int64")
+    both["suite"] = both["suite"].fillna("")
+    shown = ["paper", "measured", "paper_pct_of_full", "measured_pct_of_full"]
+    if same:
+        both["difference"] = both.measured - both.paper
+        shown = ["paper", "measured", "difference"]
+    return both[[*HEAD, *shown, "stderr", "n"]]
+
+
+#: Columns of a joined table that name a number.
+HEAD = ("method", "budget_pct", "keep_paper", "keep_measured", "layer", "rank", "benchmark",
+        "suite", "metric", "unit")  # fmt: skip
+
+
+def _joined(theirs, ours):
+    """Both sides on what names a number; ValueError where their units differ."""
     keys = ["method", "budget_pct", "layer", "rank", "benchmark", "metric"]
-    left = theirs[[*keys, "keep", "unit", "value"]].rename(
-        columns={"keep": "keep_paper", "value": "paper"}
+    left = theirs[[*keys, "keep", "unit", "value", "raw"]].rename(
+        columns={"keep": "keep_paper", "value": "paper_pct_of_full", "raw": "paper"}
     )
-    right = ours[[*keys, "keep", "unit", "suite", "own_metric", "value", "stderr", "n"]].rename(
-        columns={"keep": "keep_measured", "value": "measured", "unit": "unit_measured"}
-    )
+    own = ["keep", "unit", "suite", "own_metric", "value", "raw", "stderr", "n"]
+    right = ours[[*keys, *own]].rename(
+        columns={"keep": "keep_measured", "value": "measured_pct_of_full", "raw": "measured",
+                 "unit": "unit_measured"}
+    )  # fmt: skip
     both = left.merge(right, on=keys, how="outer", validate="one_to_one")
     odd = both[both.unit.notna() & both.unit_measured.notna() & (both.unit != both.unit_measured)]
     if len(odd):
@@ -141,18 +164,7 @@ def beside_paper(
             f"{at.unit_measured!r} in measured; convert measured first"
         )
     both["unit"] = both["unit"].fillna(both.pop("unit_measured"))
-    both = _in_order(both, theirs, ours)
-    both["metric"] = both.pop("own_metric").fillna(both.metric)
-    both["layer"], both["rank"] = (both[k].replace(_MISSING, np.nan) for k in ("layer", "rank"))
-    both["layer"] = both["layer"].astype("Int64")
-    both["suite"] = both["suite"].fillna("")
-    if same:
-        both["difference"] = both.measured - both.paper
-    shown = ["paper", "measured", "difference"] if same else ["paper", "measured"]
-    head = ["method", "budget_pct", "keep_paper", "keep_measured", "layer", "rank", "benchmark",
-            "suite", "metric", "unit"]  # fmt: skip
-    both = both[[*head, *shown, "stderr", "n"]]
-    return both if same else both.rename(columns={k: f"{k}_pct_of_full" for k in shown})
+    return both
 
 
 def _sides(theirs, ours, metrics, by):

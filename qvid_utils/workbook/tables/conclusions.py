@@ -127,6 +127,8 @@ def verdicts(joined: pd.DataFrame, pairs: pd.DataFrame, method: str = "qvid") ->
     """
     keys = ["method", "rank", "budget_pct"]
     lines = joined[joined["benchmark"].str.startswith(AVERAGE) & (joined["method"] != FULL)]
+    if "paper_pct_of_full" in lines:
+        lines = lines.drop(columns=["paper", "measured"], errors="ignore")
     lines = lines.rename(columns=lambda name: name.replace("_pct_of_full", ""))
     lines = lines.dropna(subset=["paper", "measured"]).drop_duplicates(keys)
     usual = find_method(method).params.get("rank")

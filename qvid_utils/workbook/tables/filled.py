@@ -5,23 +5,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..benchmarks.base import FULL, PAPER_BENCHMARKS
+from ..benchmarks.base import PAPER_BENCHMARKS
 from ..benchmarks.embedded import TINY
 from ..benchmarks.published import BENCHMARKS
 from . import schema as results
 from .beside_paper import beside_paper
 from .paper_audit import printed_only
 from .paper_tables import printed_names
-from .report import beside, columns_side_by_side
+from .report import beside
 from .stored import is_stored, rows_of, stored, suite_of
-
-__all__ = ["filled", "to_read"]
 
 #: Tables with several metrics of a benchmark, and with captions, whose answers have no score of
 #: their own: their measured column comes from the rows of results.
 BY_METRIC = ("13", "14")
-#: Columns of numbers that a filled table may have.
-SIDES = ("paper", "measured", "difference", "paper_pct_of_full", "measured_pct_of_full")
 
 
 def filled(
@@ -50,19 +46,3 @@ def filled(
         records["suite"].unique(), key=lambda n: TINY.index(n) if n in TINY else len(TINY)
     )
     return beside(records, [suite_of(name) for name in names], table)
-
-
-def to_read(table: pd.DataFrame, errors: bool = False) -> pd.DataFrame:
-    """A filled table with a line for each budget and method, benchmarks (and their metrics, where
-    they have several) as columns; all numbers where there are two sides, else the printed ones.
-    errors: as `report.columns_side_by_side` has it, where something is measured."""
-    if errors and "budget_pct" in table:
-        return columns_side_by_side(table)
-    budget = "budget_pct" if "budget_pct" in table else "budget"
-    sides = [c for c in SIDES if c in table and table[c].notna().any()]
-    full = table[table["method"] == FULL]  # its metrics are the table's
-    several = full.groupby("benchmark")["metric"].nunique().max() > 1
-    columns = ["benchmark", "metric"] if several else "benchmark"
-    values = sides[0] if len(sides) == 1 else sides
-    digits = 1 if "paper_pct_of_full" in table else 3  # CIDEr is about 1
-    return table.pivot_table(values, [budget, "method"], columns, sort=False).round(digits)

@@ -180,9 +180,10 @@ def beside(
     """`beside_paper` over the benchmarks that both sides have, Avg with its error.
 
     The paper's Avg is the printed one where it has one and we have all of its benchmarks, else it
-    is taken anew over the common ones. table: its name, or such a frame. live: records of a run on
-    fewer questions; its values follow in columns of their own, named live. Records may hold several
-    variants only where the table tells them apart (rank, layer): filter before.
+    is taken anew over the common ones ("Avg over common"), beside the printed one ("Avg printed").
+    table: its name, or such a frame. live: records of a run on fewer questions; its values follow
+    in columns of their own, named live. Records may hold several variants only where the table
+    tells them apart (rank, layer): filter before.
     """
     theirs = table if isinstance(table, pd.DataFrame) else results.paper(table)
     printed = [b for b in dict.fromkeys(theirs["benchmark"]) if b != AVERAGE]
@@ -191,9 +192,11 @@ def beside(
     common = [benchmark for *_, benchmark in headlines(wanted, halves)]
     rows = theirs[theirs["benchmark"].isin(common)]
     label = AVERAGE if len(common) == len(printed) else f"{AVERAGE} over common"
-    average = theirs[theirs["benchmark"] == AVERAGE] if label == AVERAGE else None
-    average = average_rows(rows) if average is None or average.empty else average
-    rows = pd.concat([rows, average.assign(benchmark=label)])
+    average = theirs[theirs["benchmark"] == AVERAGE]
+    if label != AVERAGE or average.empty:  # what is printed stands beside what is common to both
+        average = average.assign(benchmark=f"{AVERAGE} printed")
+        average = pd.concat([average, average_rows(rows).assign(benchmark=label)])
+    rows = pd.concat([rows, average])
     sides = [
         beside_paper(_printed(each, wanted, halves, label), rows)
         for each in (records, live if live is None else scored(live))
@@ -224,33 +227,3 @@ def _printed(
         parts.append(rows)
     average = normalised(records, suites, halves=halves).assign(benchmark=label)
     return pd.concat([*parts, average], ignore_index=True)
-
-
-def columns_side_by_side(joined: pd.DataFrame) -> pd.DataFrame:
-    """What `beside` gives, as a table to read: a line per budget and cell, columns by benchmark.
-
-    Under each benchmark paper and measured (of all questions); under Avg, which comes first for
-    pages that show no more, also its standard error and, where there is one, the live run.
-    """
-    head = ["budget_pct", "method", *(k for k in ("layer", "rank") if joined[k].notna().any())]
-    head += [k for k in ("failed",) if k in joined]
-    lines: dict[tuple, dict] = {}
-    for row in joined.to_dict("records"):
-        key = tuple(None if pd.isna(row[k]) else row[k] for k in head)
-        line = lines.setdefault(key, {(k, ""): v for k, v in zip(head, key, strict=True)})
-        average = row["benchmark"].startswith(AVERAGE)
-        for column, title in SHOWN.items():
-            found = next((c for c in (column, f"{column}_pct_of_full") if c in row), None)
-            if found and (average or title in ("paper", "measured", "difference")):
-                line[(row["benchmark"], title)] = row[found]
-    frame = pd.DataFrame(list(lines.values()))
-    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    first = [c for c in frame if c[0] in head or c[0].startswith(AVERAGE)]
-    return frame[[*first, *(c for c in frame if c not in first)]]
-
-
-#: Columns of `beside` in a table to read, with their titles.
-SHOWN = {
-    "paper": "paper", "measured": "measured", "difference": "difference", "stderr": "±", "n": "n",
-    "live": "live", "live_stderr": "live ±", "live_n": "live n",
-}  # fmt: skip

@@ -182,37 +182,71 @@ def peers() -> pd.DataFrame:
 
 
 def save_table(
-    frame: pd.DataFrame, name: str, profile: str = "tiny", caption: str = ""
+    frame: pd.DataFrame,
+    name: str,
+    profile: str = "tiny",
+    caption: str = "",
+    show: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Write a frame to figures/<profile>/<name>.csv, .md and .tex, and give it back.
 
-    The CSV holds the numbers in full; the other two show at most three decimals, as many for each
-    column as its numbers need, and a dash for what is missing. The same frame gives the same bytes.
-    An index with names becomes columns. Raises ValueError for a name that is no file name.
+    show: the same in the shape to be read (`wide.wide`): then it is what .md, .tex and
+    <name>_wide.csv hold, and what is given back. The CSV holds the numbers in full; the other two
+    show at most three decimals, as many for each column as its numbers need, and a dash for what is
+    missing. The same frame gives the same bytes. An index with names becomes columns. Raises
+    ValueError for a name that is no file name.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"name={name!r}; use letters, digits, '-', '_' and '.' only")
-    plain = frame.reset_index() if any(n is not None for n in frame.index.names) else frame
-    plain = plain.set_axis([_flat(c) for c in plain.columns], axis=1)
     folder = Path(figures_dir(profile))
     folder.mkdir(parents=True, exist_ok=True)
+    plain = _plain(frame)
     _write_csv(plain, folder / f"{name}.csv")
-    right = [pd.api.types.is_numeric_dtype(kind) for kind in plain.dtypes]
-    cells = {i: _shown(plain.iloc[:, i]) for i in range(plain.shape[1])}
-    shown = pd.DataFrame(cells).set_axis(plain.columns, axis=1)
-    bars = shown.replace({r"\|": r"\|", "\n": " "}, regex=True)
-    sides = ["right" if number else "left" for number in right]
-    text = bars.to_markdown(index=False, colalign=sides, disable_numparse=True)
+    if show is not None:
+        plain = _plain(show)
+        _write_csv(plain, folder / f"{name}_wide.csv")
+    text = _markdown(plain)
     text = f"{caption}\n\n{text}\n" if caption else f"{text}\n"
     (folder / f"{name}.md").write_text(text, encoding="utf-8", newline="\n")
-    style = shown.style.hide(axis="index").format(escape="latex")
-    text = style.format_index(escape="latex", axis=1).to_latex(
+    text = _latex(plain, name, caption)
+    (folder / f"{name}.tex").write_text(text, encoding="utf-8", newline="\n")
+    return frame if show is None else show
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Named indexes as columns, and columns with one name each."""
+    plain = frame.reset_index() if any(n is not None for n in frame.index.names) else frame
+    return plain.set_axis([_flat(c) for c in plain.columns], axis=1)
+
+
+def _sides(plain: pd.DataFrame) -> list[bool]:
+    """Whether each column stands to the right: numbers, also those that are written as text."""
+    number = r"[-+]?[\d,.]+|–|"
+    return [
+        pd.api.types.is_numeric_dtype(plain.iloc[:, i])
+        or bool(plain.iloc[:, i].astype(str).str.fullmatch(number).all())
+        for i in range(plain.shape[1])
+    ]
+
+
+def _as_text(plain: pd.DataFrame) -> pd.DataFrame:
+    cells = {i: _shown(plain.iloc[:, i]) for i in range(plain.shape[1])}
+    return pd.DataFrame(cells).set_axis(plain.columns, axis=1)
+
+
+def _markdown(plain: pd.DataFrame) -> str:
+    bars = _as_text(plain).replace({r"\|": r"\|", "\n": " "}, regex=True)
+    sides = ["right" if number else "left" for number in _sides(plain)]
+    return bars.to_markdown(index=False, colalign=sides, disable_numparse=True)
+
+
+def _latex(plain: pd.DataFrame, name: str, caption: str) -> str:
+    style = _as_text(plain).style.hide(axis="index").format(escape="latex")
+    return style.format_index(escape="latex", axis=1).to_latex(
         hrules=True, position_float="centering", label=f"tab:{name}",
-        column_format="".join("r" if number else "l" for number in right),
+        column_format="".join("r" if number else "l" for number in _sides(plain)),
         caption=re.sub(r"([%&#_])", r"\\\1", caption) or None,
     ).translate(str.maketrans(SIGNS))  # fmt: skip
-    (folder / f"{name}.tex").write_text(text, encoding="utf-8", newline="\n")
-    return frame
 
 
 #: Signs of a table that pdflatex does not know.

@@ -8,6 +8,7 @@ from qvid_utils.workbook.benchmarks import TINY, Suite, base, crowded, score, sc
 from qvid_utils.workbook.benchmarks.base import PAPER_BENCHMARKS
 from qvid_utils.workbook.benchmarks.prompts import picture
 from qvid_utils.workbook.tables import beside_paper, conclusions, report
+from qvid_utils.workbook.tables.wide import wide
 
 
 def asked(answers, *, split="", group="", picture=None, metric="accuracy", name="tiny_gqa"):
@@ -300,17 +301,20 @@ def test_averages_show_the_speaking_suites_apart():
 def test_beside_has_both_sides_and_the_live_run():
     suites, records = two_suites()
     joined = report.beside(records, suites, "3a", records)
-    row = joined[(joined["method"] == "qvid") & (joined["keep_measured"] == 16)]
+    row = joined[(joined["method"] == "qvid") & (joined["budget_pct"] == 11.1)]
     row = row.set_index("benchmark")
-    assert row.index.tolist() == ["GQA", "POPE", "Avg over common"]
+    assert row.index.tolist() == ["GQA", "POPE", "Avg printed", "Avg over common"]
+    assert row.loc["Avg printed", "paper"] == 91.1
+    assert np.isnan(row.loc["Avg printed", "measured"])
     assert row.loc["GQA", "measured_pct_of_full"] == pytest.approx(90 / 0.95)
     assert row.loc["GQA", "paper_pct_of_full"] == pytest.approx(100 * 52.2 / 61.9)
-    assert (row["live_pct_of_full"] == row["measured_pct_of_full"]).all()
-    assert row["stderr"].notna().all() and row.loc["Avg over common", "n"] == 80
-    shown = report.columns_side_by_side(joined)
-    assert shown[("GQA", "paper")].notna().any() and ("Avg over common", "live ±") in shown
+    both = row[["live_pct_of_full", "measured_pct_of_full"]].drop("Avg printed")
+    assert (both["live_pct_of_full"] == both["measured_pct_of_full"]).all()
+    assert row["stderr"].drop("Avg printed").notna().all() and row.loc["Avg over common", "n"] == 80
+    shown = wide(joined)
+    assert shown[("GQA", "paper")].str.contains(".", regex=False).any()
     heads = list(dict.fromkeys(shown.columns.get_level_values(0)))
-    assert heads == ["budget_pct", "method", "Avg over common", "GQA", "POPE"]
+    assert heads == ["Avg printed", "Avg over common", "GQA", "POPE"]
 
 
 def test_differences_are_paired_and_signed():

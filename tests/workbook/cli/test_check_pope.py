@@ -83,7 +83,7 @@ def test_the_same_command_asks_nothing_twice(files, tmp_path, capsys, monkeypatc
     few = given(files, tmp_path, "--questions", "4")
     main(few)
     first = capsys.readouterr().out.split("the range")[1].split("answers in")[0]
-    monkeypatch.setattr("qvid_utils.workbook.run.evaluate._Asker.ask", None)  # asking would fail
+    monkeypatch.setattr("qvid_utils.workbook.run.asker.Asker.ask", None)  # asking would fail
     main(few)
     assert capsys.readouterr().out.split("the range")[1].split("answers in")[0] == first
 

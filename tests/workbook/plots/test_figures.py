@@ -13,7 +13,7 @@ from PIL import Image
 
 from qvid_utils.paths import ROOT
 from qvid_utils.workbook.plots import base as figures
-from qvid_utils.workbook.plots import pictures, spectra
+from qvid_utils.workbook.plots import pictures, spectra, words
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (12, 12, 3), dtype=np.uint8)
@@ -205,9 +205,9 @@ def every_figure():
         "pipeline": pictures.pipeline(PICTURE, steps, WORDS, watched.iloc[1], 0),
         "spectrum": spectra.spectrum(curves()[curves()["suite"] == "tiny_gqa"]),
         "by_suite": spectra.spectrum(curves()),
-        "tokens": spectra.query_tokens(make_scores(), by_rank, 4),
-        "components": spectra.components(shown, scores, spectra.component_curves(long), 4),
-        "examples": spectra.query_token_examples(shown, scores, 4),
+        "tokens": words.query_tokens(make_scores(), by_rank, 4),
+        "components": words.components(shown, scores, spectra.component_curves(long), 4),
+        "examples": words.query_token_examples(shown, scores, 4),
     }
 
 
@@ -217,7 +217,7 @@ NAMES = ("same", "pipeline", "spectrum", "by_suite", "tokens", "components", "ex
 def test_all_figures_are_tested():
     drawing = {
         name
-        for module in (pictures, spectra)
+        for module in (pictures, spectra, words)
         for name, thing in vars(module).items()
         if hasattr(thing, "__wrapped__")
     }
@@ -250,7 +250,7 @@ def test_numbers_have_a_label(name):
 def test_nothing_is_cut_off(name):
     """Every text lies within the page, with a pixel to spare for rounding."""
     fig = every_figure()[name]
-    fig.savefig("/dev/null", format="png")
+    fig.savefig("/dev/null", format="png", dpi="figure")
     page = fig.bbox
     for text in fig.findobj(lambda artist: hasattr(artist, "get_text")):
         if text.get_text().strip() and text.get_visible():
@@ -337,7 +337,7 @@ def test_one_panel_for_each_suite():
 def test_bars_are_the_dominant_scores():
     scores = make_scores()
     by_rank = scores.assign(rank=4)[["place", "word", "rank", "dominant"]]
-    bars = spectra.query_tokens(scores, by_rank, 4).axes[0]
+    bars = words.query_tokens(scores, by_rank, 4).axes[0]
     heights = [bar.get_height() for bar in bars.patches]
     assert heights == scores["dominant"].tolist()  # the residual is 1 - dominant
     level = line(bars, "if all words were alike")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from test_figures import is_hidden_tick, line, texts
 
-from qvid_utils.workbook.plots import accuracy, methods, spectra
+from qvid_utils.workbook.plots import methods, spectra, svd_prune
 
 METHODS = ("visionzip", "v2drop", "pdrop", "random")
 BUDGETS = (33.3, 22.2, 11.1)
@@ -48,12 +48,12 @@ def make_places():
 
 
 def two_panels():
-    return accuracy.over_tokens({"a": make_tokens(), "b": make_tokens()}, ["svd_prune", "random"])
+    return svd_prune.over_tokens({"a": make_tokens(), "b": make_tokens()}, ["svd_prune", "random"])
 
 
 FIGURES = {
     "leads": lambda: methods.leads(*make_leads()),
-    "tau": lambda: accuracy.over_tau(*make_tau()),
+    "tau": lambda: svd_prune.over_tau(*make_tau()),
     "tokens": two_panels,
     "place": lambda: spectra.by_place(*make_places()),
 }
@@ -62,7 +62,7 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_is_cut_off(name, tmp_path):
     fig = FIGURES[name]()
-    fig.savefig(tmp_path / "x.png")
+    fig.savefig(tmp_path / "x.png", dpi="figure")
     for text in fig.findobj(lambda artist: hasattr(artist, "get_text")):
         if text.get_text().strip() and text.get_visible() and not is_hidden_tick(text, fig):
             box = text.get_window_extent()
@@ -110,7 +110,7 @@ def test_places_of_picture_and_text_are_told_apart():
     assert line(axes[2], "QViD").get_ydata().tolist() == pytest.approx([25.0] * 16)
 
 
-@pytest.mark.parametrize("draw", [methods.leads, accuracy.over_tau, spectra.by_place])
+@pytest.mark.parametrize("draw", [methods.leads, svd_prune.over_tau, spectra.by_place])
 def test_a_frame_without_a_column_is_named(draw):
     empty = pd.DataFrame({"x": [1]})
     with pytest.raises(ValueError, match="lacks the columns"):

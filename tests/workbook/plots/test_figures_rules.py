@@ -68,7 +68,7 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_is_cut_off(name, tmp_path):
     fig = FIGURES[name]()
-    fig.savefig(tmp_path / "x.png")
+    fig.savefig(tmp_path / "x.png", dpi="figure")
     for text in fig.findobj(lambda artist: hasattr(artist, "get_text")):
         if text.get_text().strip() and text.get_visible() and not is_hidden_tick(text, fig):
             box = text.get_window_extent()

@@ -82,7 +82,7 @@ def test_the_spread_is_the_numbers_given():
 @pytest.mark.parametrize("name", ["strip", "time"])
 def test_nothing_is_cut_off(name):
     fig = drawn()[name]
-    fig.savefig("/dev/null", format="png")
+    fig.savefig("/dev/null", format="png", dpi="figure")
     for text in fig.findobj(lambda artist: hasattr(artist, "get_text")):
         if text.get_text().strip() and text.get_visible() and not is_hidden_tick(text, fig):
             box = text.get_window_extent()

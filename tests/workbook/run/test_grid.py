@@ -10,8 +10,9 @@ from qvid_utils.families import FAMILIES, Unavailable, family_of
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.methods import METHODS, RULES, Method, rule
 from qvid_utils.prune import pruned
-from qvid_utils.workbook.run import grid
-from qvid_utils.workbook.run.grid import Grid, answers, layers_once
+from qvid_utils.workbook.run import grid, grid_cell
+from qvid_utils.workbook.run.grid import Grid, answers
+from qvid_utils.workbook.run.shared_layers import layers_once
 
 NEW = {"max_new_tokens": 3, "min_new_tokens": 2, "do_sample": False}
 RULES4 = ("qvid", "column_norm", "last_attention", "variation")
@@ -97,9 +98,9 @@ def test_only_what_differs_runs_again(monkeypatch):
     ]
     tower = family_of(model).part(model, "vision")
     hooks.append(tower.register_forward_hook(lambda *_: pictures.append(1)))
-    score = grid.scores_of
+    score = grid_cell.scores_of
     monkeypatch.setattr(
-        grid, "scores_of", lambda m, e: scored.update([m.name]) or score(m, e)
+        grid_cell, "scores_of", lambda m, e: scored.update([m.name]) or score(m, e)
     )  # fmt: skip
     answers(model, inputs, TWELVE, max_new_tokens=1)
     for hook in hooks:

@@ -18,8 +18,8 @@ from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run import evaluate as runner
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
-from qvid_utils.workbook.run.grid import layers_once
 from qvid_utils.workbook.run.look import look
+from qvid_utils.workbook.run.shared_layers import layers_once
 from qvid_utils.workbook.studies import cell_lists
 from qvid_utils.workbook.tables import report
 from qvid_utils.workbook.tables.stored import store, stored

@@ -21,9 +21,10 @@ from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.checks import check_cell, check_run
 from qvid_utils.workbook.run.evaluate import evaluate
-from qvid_utils.workbook.run.grid import Grid, layers_once, visual_counts
+from qvid_utils.workbook.run.grid import Grid, visual_counts
 from qvid_utils.workbook.run.look import look
 from qvid_utils.workbook.run.plain import key_of
+from qvid_utils.workbook.run.shared_layers import layers_once
 from qvid_utils.workbook.run.store import Store
 from qvid_utils.workbook.tables import beside_paper, conclusions, report
 from qvid_utils.workbook.tables import schema as results

@@ -9,6 +9,7 @@ from qvid_utils.algebra import leverage, spectrum
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import same_share
 from qvid_utils.workbook.studies import low_rank as ob
+from qvid_utils.workbook.studies import one_picture, query_words
 
 WORDS = ("What", "color", "is", "the", "star", "?", "Answer", "the")
 TAIL = (False,) * 6 + (True, True)
@@ -75,7 +76,7 @@ def test_centring_takes_out_what_all_patches_share():
 
 
 def test_word_scores_are_rows_of_u(one):
-    scores = ob.word_scores([one], rank=3)
+    scores = query_words.word_scores([one], rank=3)
     U = torch.linalg.svd(one.interaction.double(), full_matrices=False).U
     assert scores["dominant"].tolist() == pytest.approx(
         U[..., :3].square().sum(-1).mean(0).tolist()
@@ -95,11 +96,15 @@ def test_explained_is_the_words_own_energy_in_the_leading_modes(one):
     U, S, _ = torch.linalg.svd(one.interaction.double(), full_matrices=False)
     energy = (U * S[:, None]).square()
     wanted = (energy[..., :3].sum(-1) / energy.sum(-1)).mean(0)
-    assert ob.word_scores([one], rank=3)["explained"].tolist() == pytest.approx(wanted.tolist())
+    assert query_words.word_scores([one], rank=3)["explained"].tolist() == pytest.approx(
+        wanted.tolist()
+    )
 
 
 def test_word_ranks_grow_to_one(one):
-    table = ob.word_ranks(one, (1, 4, 8)).pivot(index="rank", columns="place", values="dominant")
+    table = query_words.word_ranks(one, (1, 4, 8)).pivot(
+        index="rank", columns="place", values="dominant"
+    )
     assert (table.diff().dropna() >= 0).all(axis=None)
     assert table.loc[8].tolist() == pytest.approx([1] * 8)
 
@@ -112,7 +117,7 @@ def test_classes_average_over_questions_and_not_over_words():
             "loudness": 0.1, "explained": 0.5,
         }
     )  # fmt: skip
-    (line,) = ob.word_classes(frame).to_dict("records")
+    (line,) = query_words.word_classes(frame).to_dict("records")
     assert line["dominant, 1 = equal share"] == 2 and line["n"] == 2
     assert line["stderr"] == pytest.approx(np.std([1, 3], ddof=1) / 2**0.5)
 
@@ -148,7 +153,7 @@ def two():
 
 
 def test_watch_says_what_was_kept(tiny, two):
-    watched = ob.watch(*tiny, two, ["full", "qvid", "variation"], 16)
+    watched = one_picture.watch(*tiny, two, ["full", "qvid", "variation"], 16)
     assert watched["label"].tolist()[:3] == ["Full model", "QViD", "Variation, single cut"]
     assert watched["sample"].tolist() == [name for name in two["id"] for _ in range(3)]
     assert watched["kept"].map(len).tolist() == [144, 16, 16] * 2
@@ -156,9 +161,9 @@ def test_watch_says_what_was_kept(tiny, two):
     one = watched.iloc[1]
     best = torch.tensor(one["scores"]).topk(16).indices.sort().values
     assert one["kept"] == best.tolist()
-    shared = ob.kept_by_both(watched).set_index("label")
+    shared = one_picture.kept_by_both(watched).set_index("label")
     assert shared.loc["Variation, single cut"].tolist() == [16, 16]  # the picture comes first
-    assert (ob.kept_table(watched)["board"] == "12x12").all()
+    assert (one_picture.kept_table(watched)["board"] == "12x12").all()
 
 
 def test_readings_are_what_the_cut_scores(tiny, two):
@@ -166,7 +171,7 @@ def test_readings_are_what_the_cut_scores(tiny, two):
     from dataclasses import replace
 
     found = ob.readings(*tiny, [replace(suite("tiny_gqa"), samples=two)])
-    watched = ob.watch(*tiny, two, ["qvid"], 16)
+    watched = one_picture.watch(*tiny, two, ["qvid"], 16)
     for mine, (_, row) in zip(found, watched.iterrows(), strict=True):
         scores = leverage.leverage(mine.interaction, 16).mean(0)
         assert scores.tolist() == pytest.approx(row["scores"], abs=1e-4)
@@ -179,7 +184,7 @@ def test_steps_hold_the_run(tiny, two):
     from dataclasses import replace
 
     found = ob.readings(*tiny, [replace(suite("tiny_gqa"), samples=two)])[0]
-    row = ob.watch(*tiny, two.head(1), ["qvid"], 16).iloc[0]
+    row = one_picture.watch(*tiny, two.head(1), ["qvid"], 16).iloc[0]
     steps = ob.steps(found, row, head=1, modes=2)
     of = {name: part["value"].to_numpy() for name, part in steps.groupby("step")}
     assert np.allclose(of["interaction"], found.interaction[1].flatten())
@@ -188,11 +193,11 @@ def test_steps_hold_the_run(tiny, two):
 
 
 def test_the_first_pair_is_answered_rightly(tiny):
-    pair = ob.first_pair(*tiny, suite("tiny_gqa"), "colour")
+    pair = one_picture.first_pair(*tiny, suite("tiny_gqa"), "colour")
     assert pair["picture"].nunique() == 1 and pair["answer"].nunique() == 2
-    assert ob.watch(*tiny, pair, ["full"], 16)["right"].all()
+    assert one_picture.watch(*tiny, pair, ["full"], 16)["right"].all()
 
 
 def test_no_pair_is_an_error(tiny):
     with pytest.raises(ValueError, match="answers no picture's first two 'dance' questions"):
-        ob.first_pair(*tiny, suite("tiny_gqa"), "dance")
+        one_picture.first_pair(*tiny, suite("tiny_gqa"), "dance")

@@ -11,7 +11,8 @@ from qvid_utils import load, pruned
 from qvid_utils.algebra.selection import top_k
 from qvid_utils.families.calls import pictures_once
 from qvid_utils.workbook.benchmarks.prompts import prompts
-from qvid_utils.workbook.run.grid import Grid, layers_once
+from qvid_utils.workbook.run.grid import Grid
+from qvid_utils.workbook.run.shared_layers import layers_once
 from qvid_utils.workbook.studies import question, question_run, question_tables
 
 SHOWN = np.array([-1, 0, 0, 1, 1, 1, 2, -1])

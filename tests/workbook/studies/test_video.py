@@ -122,7 +122,7 @@ def test_shares_become_counts_of_each_length(loaded):
             (video.FIRST, 100.0),
         ]  # fmt: skip
     }
-    chosen = found[found.method == "divprune"]  # cut at the door: all layers see what is kept
+    chosen = found[found.method == "divprune"]  # cut at the LLM input: all layers see what is kept
     counts = chosen.groupby(["n_visual", "share"])["mean_tokens"].unique().map(list).to_dict()
     assert counts == {
         (65, 10.0): [6], (65, 25.0): [16], (129, 10.0): [13], (129, 25.0): [32],

@@ -23,9 +23,10 @@ from qvid_utils.workbook.run import cell as cells
 from qvid_utils.workbook.studies import cell_lists
 from qvid_utils.workbook.tables import schema as results
 from qvid_utils.workbook.tables import stored
-from qvid_utils.workbook.tables.filled import filled, to_read
+from qvid_utils.workbook.tables.filled import filled
 from qvid_utils.workbook.tables.paper_tables import ANSWERS, cells_of
 from qvid_utils.workbook.tables.stored import asked_in, is_stored
+from qvid_utils.workbook.tables.wide import wide
 
 TINY = paths.DATA / "tiny" / "llava"
 LLAVA = "llava-hf/llava-1.5-7b-hf"
@@ -253,8 +254,9 @@ def test_a_table_without_a_run_shows_what_is_printed():
     alone = filled("tiny", "10")
     assert alone["measured"].isna().all() and len(alone) == len(results.paper("10"))
     assert stored.table_run("tiny", "10") == "" and not is_stored("tiny", "10")
-    shown = to_read(alone)
-    assert shown.loc[(64, "qvid"), "ChartQA"] == 16.6
+    shown = wide(alone)
+    assert shown.loc[("64", "QViD"), ("ChartQA", "paper")] == "16.6"
+    assert "ours" not in shown.columns.get_level_values(1)
 
 
 def result(method, keep, benchmark, metric, value, **more):
@@ -280,8 +282,8 @@ def test_tables_by_metric_come_from_the_rows_of_results(tmp_path):
     assert qvid["measured"].to_dict() == {"aAcc": 46.0, "CIDEr": 0.8}
     assert qvid["difference"].to_dict() == pytest.approx({"aAcc": 46 - 47.8, "CIDEr": 0.8 - 0.782})
     assert qvid.loc["aAcc", "suite"] == "hallusionbench_yes_no"  # not the published reading
-    shown = to_read(table)
-    assert shown.loc[(100.0, "full"), ("measured", "COCO", "CIDEr")] == 1.1
+    shown = wide(table)
+    assert shown.loc[("100", "full model"), ("COCO CIDEr", "ours")] == "1.100"
     assert asked_in("paper", ["10", "13"], tmp_path) == {
         "hallusionbench_yes_no": 951, "coco2014_cap_val": 951,
     }  # fmt: skip

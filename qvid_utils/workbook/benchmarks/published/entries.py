@@ -7,8 +7,8 @@ the number of questions: `SEEN` says where it was read, and for those that are n
 our notes of the benchmarks' papers. None was counted on the files, and nothing but costs, the dry
 run's "done" and standard errors of the papers' tables rests on it.
 
-`post` is the sentence after the question, per model family; lmms-eval gives the five families here
-the same one everywhere ("default"). `rows` turns one row of a
+`post` is the sentence after the question, per model family; lmms-eval gives all families here the
+same one everywhere ("default"). `rows` turns one row of a
 file into a sample.
 """
 
@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ....families import FAMILIES
 from . import rows
 from .rows import CHOICE
 
 WORD = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
-IMAGE_FAMILIES = ("llava", "video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
-VIDEO_FAMILIES = IMAGE_FAMILIES[1:]
+IMAGE_FAMILIES = tuple(FAMILIES)
+VIDEO_FAMILIES = tuple(kind for kind, family in FAMILIES.items() if family.frames)
 
 Row = Callable[[Mapping[str, Any], str], dict[str, Any]]
 

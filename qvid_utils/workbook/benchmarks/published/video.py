@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from ....families import Unavailable
+from ....families import FAMILIES, Unavailable
 from ....models.pictures import header, opened
 from .entries import Benchmark
 
-FRAMES = {"video_llava": 8, "llava_onevision": 32, "qwen2_vl": 32, "qwen2_5_vl": 32}
 # Where MVBench's archives put the videos of a task.
 _MVBENCH = {
     "star/Charades_segment": "object_interaction action_sequence action_prediction",
@@ -69,7 +68,7 @@ def video_cell(entry: Benchmark, root: Path, row: Any, family: str) -> dict:
             f"sample {row.id!r}: its video {row.picture} is missing; looked in "
             f"{', '.join(dict.fromkeys(str(root / place) for place in places))}"
         )
-    cell = {"video": str(path), "frames": FRAMES[family]}
+    cell = {"video": str(path), "frames": FAMILIES[family].frames}
     part = row.part if row.split in IN_PART else None
     return cell if part is None or _is_part(path, part) else cell | {"part": list(part)}
 
