@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,6 +20,7 @@ from ..benchmarks.paper_profile import CHECKPOINT, SUITES, lacking_told, named, 
 from ..run.cell import KEEPS, Cell, grid, keeps_of
 from ..run.checks import check_names, check_run
 from ..run.key import model_parts
+from ..run.own_rules import take_in
 from ..run.store import Store, StoreError
 from ..run.workers import Plan, in_processes, on_ray
 from ..studies.cell_lists import stored_cells, table_cells
@@ -28,7 +30,7 @@ from .options import report
 
 #: Options after which the table is not one that the notebooks read.
 OWN = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "store", "no_full",
-       "name")  # fmt: skip
+       "name", "control", "own")  # fmt: skip
 
 
 def work(chosen: argparse.Namespace) -> int:
@@ -104,6 +106,8 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     table of the papers."""
     start(chosen.seed)
     _check_options(chosen)
+    for file in chosen.own or ():
+        take_in(file)
     if chosen.table and chosen.table not in ANSWERS:
         raise ValueError(f"--table {chosen.table}: the tables of answers are {', '.join(ANSWERS)}")
     profile = chosen.profile or ("paper" if chosen.table else "tiny")
@@ -119,7 +123,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     plan = Plan(
         model, suites, tuple(cells), str(folder),
         {k: v for k, v in options.items() if v is not None}, chosen.limit, chosen.seed,
-        chosen.batch_size, chosen.shuffle, chosen.on_error,
+        chosen.batch_size, chosen.shuffle, chosen.on_error, tuple(map(str, chosen.own or ())),
     )  # fmt: skip
     if chosen.table:
         out = chosen.out or (folder if chosen.model else DATA / "measured")
@@ -131,7 +135,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
 
 def _check_options(chosen: argparse.Namespace) -> None:
     """ValueError for options that need another, or that a table leaves no room for."""
-    for option in ("keeps", "shares", "layers", "ranks", "no_full", "methods", "model"):
+    for option in (*OWN[1:6], "control", "no_full", "model"):
         if not getattr(chosen, option):
             continue
         word = f"--{option.replace('_', '-')}"
@@ -180,6 +184,9 @@ def _cells(chosen: argparse.Namespace, config: Any) -> list[Cell]:
     ranks = [{"rank": rank} for rank in chosen.ranks or ()] or [{}]
     more = [{"shares": shares, **rank} for rank in ranks]
     pruned = [cell for one in more for cell in grid(chosen.methods, keeps, layers, **one)]
+    pruned += [
+        replace(cell, control=control) for control in chosen.control or () for cell in pruned
+    ]
     return pruned if chosen.no_full else [Cell(), *pruned]
 
 

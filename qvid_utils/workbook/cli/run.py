@@ -75,6 +75,20 @@ def _add_cells(add: Callable) -> None:
         help="where to cut (default: the method's)",
     )
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
+    add(
+        "--control",
+        nargs="+",
+        choices=("another-question", "noise", "keys"),
+        help="each method once more, scored without its question: does the question matter?",
+    )
+    add(
+        "--import",
+        dest="own",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="Python files whose rules and methods --methods may name",
+    )
     add("--no-full", action="store_true", help="without the model as it is")
     add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")
 
