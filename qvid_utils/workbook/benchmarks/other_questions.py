@@ -33,7 +33,7 @@ def other_questions(one: Suite) -> dict[str, str]:
             f"suite {one.name!r} has no other question about another picture for {lacks[0]!r}: "
             "the control another-question needs one"
         )
-    return found
+    return {name: found[name] for name in samples["id"]}
 
 
 def _differs(other, row) -> bool:

@@ -228,7 +228,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path, monkeypatch):
 
 
 OWN = """
-from qvid_utils.methods.rules import rule
+from qvid_utils import rule
 @rule(source="mine")
 def quietest_key_of_mine(keys):
     return -keys.float().norm(dim=-1).mean(0)
