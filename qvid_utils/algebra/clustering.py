@@ -14,10 +14,13 @@ def density_peaks(points: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     distance of all, if none is denser), the centres are the `clusters` largest ρ_i δ_i. Of equally
     dense points the earlier counts as denser, so the result is reproducible.
     points (n, C) → centres (clusters,) int64, best first, and member (n,): the number of each
-    point's centre. Raises ValueError unless 1 <= clusters <= n.
+    point's centre. Raises TypeError unless clusters is a whole number, ValueError unless it is in
+    1..n.
     Source: density peaks of nearest neighbours, as in SparseVLM's official code without its noise.
     """
     n, width = points.shape
+    if isinstance(clusters, bool) or not hasattr(clusters, "__index__"):
+        raise TypeError(f"clusters={clusters!r}: give the number of clusters as an int")
     if not 1 <= clusters <= n:
         raise ValueError(f"clusters={clusters}: there are {n} points, form 1 to {n} clusters")
     wide = points.to(torch.promote_types(points.dtype, torch.float32))

@@ -116,8 +116,10 @@ def at(depth: int = 3, of: int = 32, *, source: str = "") -> At:
 
     depth 0 stays 0, before the language model. The schedule's `layer` argument puts the cut
     elsewhere; it raises ValueError for a layer that the model does not have.
-    Raises ValueError unless 0 <= depth < of.
+    Raises TypeError unless depth is a whole number, ValueError unless 0 <= depth < of.
     """
+    if isinstance(depth, bool) or not hasattr(depth, "__index__"):
+        raise TypeError(f"at({depth!r}, of={of}): give the layer as an int")
     if not 0 <= depth < of:
         raise ValueError(f"at({depth}, of={of}): give a layer from 0 to {of - 1}")
     return At(depth, of, source or f"layer {depth} of {of}")

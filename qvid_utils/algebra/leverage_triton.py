@@ -61,6 +61,21 @@ def _block(X, start, n_query, n_visual, i, width: tl.constexpr):
 
 
 @triton.jit
+def _votes(G, i, j, rank: tl.constexpr, is_share: tl.constexpr, null: tl.constexpr):
+    """Which modes vote: in the order of their energy, the earlier first where it is equal."""
+    diagonal = tl.maximum(tl.where(i == j, G, 0.0), 0.0)
+    mine, other = tl.sum(diagonal, 1)[:, None], tl.sum(diagonal, 0)[None, :]
+    before = (other > mine) | ((other == mine) & (j < i))
+    if is_share:
+        held = tl.sum(tl.where(before, other, 0.0), 1)
+        votes = held < (rank - 1e-12) * tl.sum(mine)
+    else:
+        votes = tl.sum(before.to(tl.int32), 1) < rank
+    energy = tl.sum(diagonal, 1)
+    return votes & (energy > null * tl.max(energy, 0))
+
+
+@triton.jit
 def _leverage(
     M,
     scores,
@@ -95,18 +110,7 @@ def _leverage(
         sweep += 1
     tl.store(residuals + matrix, tl.sqrt(off / tl.where(whole > 0.0, whole, 1.0)))
 
-    # Modes in the order of their energy, the earlier first where it is equal; which of them vote.
-    diagonal = tl.maximum(tl.where(i == j, G, 0.0), 0.0)
-    mine, other = tl.sum(diagonal, 1)[:, None], tl.sum(diagonal, 0)[None, :]
-    before = (other > mine) | ((other == mine) & (j < i))
-    if is_share:
-        held = tl.sum(tl.where(before, other, 0.0), 1)
-        votes = held < (rank - 1e-12) * tl.sum(mine)
-    else:
-        votes = tl.sum(before.to(tl.int32), 1) < rank
-    energy = tl.sum(diagonal, 1)
-    votes = votes & (energy > null * tl.max(energy, 0))
-
+    votes = _votes(G, i, j, rank, is_share, null)
     # A row's own norm is truer than its eigenvalue: each mode that votes sums to 1 exactly.
     norms = tl.zeros((n,), tl.float64)
     for start in range(0, n_visual, width):

@@ -72,7 +72,10 @@ def unused(used: Tensor, n: int) -> Tensor:
 
 
 def check_scores(scores: Tensor, keep: int) -> None:
-    """ValueError unless the scores are (N_v,) finite numbers and keep is in 1..N_v."""
+    """ValueError unless the scores are (N_v,) finite numbers and keep is in 1..N_v; TypeError where
+    keep is no whole number."""
+    if isinstance(keep, bool) or not hasattr(keep, "__index__"):
+        raise TypeError(f"keep={keep!r}: give the number of visual tokens to keep as an int")
     if scores.dim() != 1:
         raise ValueError(
             f"scores must be one number per visual token, got shape {tuple(scores.shape)}"

@@ -25,8 +25,6 @@ from ..algebra.tome import Downsampling, ToMe
 from .evidence import needing
 from .scoring import RULES, Rule
 
-__all__ = ["GROUPS", "METHODS", "POSITIONS", "QUERIES", "READINGS", "Method", "adapted", "method"]
-
 QUERIES = ("question", "content", "prompt")
 POSITIONS = ("original", "contiguous", "contiguous_on_one_axis")
 READINGS = ("in_place", "two_pass")
@@ -244,6 +242,11 @@ def adapted(published: Method, how: str, **changes: Any) -> Method:
     return dataclasses.replace(published, **own | changes)
 
 
+def paper(venue: str, arxiv: str, key: str) -> dict[str, str]:
+    """The fields that name a paper: where it was published, its arXiv number, its key."""
+    return {"venue": venue, "link": f"https://arxiv.org/abs/{arxiv}", "key": key}
+
+
 def method(name: "str | Method | Rule", /, **overrides) -> Method:
     """The method of that name, with some of its fields or of its rule's parameters replaced.
 
@@ -259,7 +262,8 @@ def method(name: "str | Method | Rule", /, **overrides) -> Method:
     own_names = ("name", "rule", "params")
     fields = [f.name for f in dataclasses.fields(Method) if f.name not in own_names]
     select = overrides.get("select", found.select)
-    options = {f.name for f in dataclasses.fields(select)} if _is_data(select) else set()
+    data = dataclasses.is_dataclass(select) and not isinstance(select, type)
+    options = {f.name for f in dataclasses.fields(select)} if data else set()
     unknown = sorted(set(overrides) - set(fields) - set(found.rule.params) - options)
     if unknown:
         own = ", ".join(found.rule.params) or "none"
@@ -277,10 +281,6 @@ def method(name: "str | Method | Rule", /, **overrides) -> Method:
     if chosen:
         changed["select"] = dataclasses.replace(select, **chosen)
     return dataclasses.replace(found, params={**found.params, **params}, **changed)
-
-
-def _is_data(select: Any) -> bool:
-    return dataclasses.is_dataclass(select) and not isinstance(select, type)
 
 
 def _find(name: "str | Method | Rule") -> Method:

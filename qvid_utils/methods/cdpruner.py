@@ -13,11 +13,9 @@ from torch.nn.functional import normalize
 
 from ..algebra.cuts import at
 from ..algebra.selection import Kept, top_k
-from .base import Method
+from .base import Method, paper
 from .scoring import rule
 from .trim import check_sign
-
-__all__ = ["greedy_dpp", "methods", "relevance"]
 
 
 @rule(source="CDPruner (Zhang et al., 2025), official code")
@@ -78,8 +76,6 @@ methods = (
         "question has its own begin and end mark, which the official code gives to the whole only. "
         "Where the kernel's rank is used up the rest goes by relevance.",
         label="CDPruner",
-        venue="NeurIPS 2025",
-        link="https://arxiv.org/abs/2506.10967",
-        key="zhang2025cdpruner",
+        **paper("NeurIPS 2025", "2506.10967", "zhang2025cdpruner"),
     ),
 )

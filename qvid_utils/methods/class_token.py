@@ -10,8 +10,6 @@ from ..algebra.cuts import at
 from .base import Method, adapted
 from .scoring import rule
 
-__all__ = ["BEFORE", "BY_PICTURE", "SAME_ROW", "class_attention", "received", "received_attention"]
-
 
 @rule(source="FasterVLM (Zhang et al., 2024), official code; HiRED, VisionZip: its sum over heads")
 def class_attention(cls_row: Tensor) -> Tensor:

@@ -15,11 +15,9 @@ from torch.nn.functional import normalize
 
 from ..algebra.cuts import at
 from ..algebra.selection import Kept, top_k
-from .base import Method
+from .base import Method, paper
 from .options import Options, option
 from .scoring import rule
-
-__all__ = ["Spread", "key_norm", "methods"]
 
 
 @rule(source="DART (Wen et al., 2025), official code: the norm that chooses its pivots")
@@ -83,8 +81,6 @@ methods = (
         "picture's first; in the code a set of Python's decides. The reading of the cached states "
         "as rotated keys, and of the text as all that follows the picture, is ours.",
         label="DART",
-        venue="EMNLP 2025",
-        link="https://arxiv.org/abs/2502.11494",
-        key="wen2025dart",
+        **paper("EMNLP 2025", "2502.11494", "wen2025dart"),
     ),
 )

@@ -11,11 +11,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..algebra.selection import Kept, check_scores
-from .base import Method
+from .base import Method, paper
 from .class_token import BEFORE
 from .scoring import rule
-
-__all__ = ["divprune", "max_min", "methods"]
 
 
 @rule(source="DivPrune (Alvar et al., 2025): the criterion of its first pick")
@@ -59,9 +57,7 @@ methods = (
         "code.",
         label="DivPrune",
         curve=("ink", "s", "-."),
-        venue="CVPR 2025",
-        link="https://arxiv.org/abs/2503.02175",
-        key="alvar2025divprune",
+        **paper("CVPR 2025", "2503.02175", "alvar2025divprune"),
         **BEFORE,
     ),
 )

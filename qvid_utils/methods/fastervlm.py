@@ -8,10 +8,8 @@ arXiv, 2024, https://arxiv.org/abs/2412.01818v1
 """
 
 from ..algebra.selection import top_k_by_picture
-from .base import Method
+from .base import Method, paper
 from .class_token import BEFORE, BY_PICTURE, SAME_ROW, class_attention, received
-
-__all__ = ["methods"]
 
 published = Method(
     "fastervlm",
@@ -21,9 +19,7 @@ published = Method(
     departures=SAME_ROW + "In float32, where the code scores in half precision. " + BY_PICTURE,
     label="FasterVLM",
     curve=("sky", "^", "--"),
-    venue="arXiv, 2024",
-    link="https://arxiv.org/abs/2412.01818v1",
-    key="zhang2024fastervlm",
+    **paper("arXiv, 2024", "2412.01818v1", "zhang2024fastervlm"),
     **BEFORE,
 )
 

@@ -9,10 +9,8 @@ ECCV 2024, https://arxiv.org/abs/2403.06764
 from torch import Tensor
 
 from ..algebra.cuts import at
-from .base import Method
+from .base import Method, paper
 from .scoring import rule
-
-__all__ = ["methods", "previous_attention"]
 
 
 @rule(source="FastV (Chen et al., 2024), official code", cost="one row")
@@ -24,11 +22,7 @@ def previous_attention(last_row_before: Tensor) -> Tensor:
     return last_row_before.float().mean(0)
 
 
-PAPER = {
-    "venue": "ECCV 2024",
-    "link": "https://arxiv.org/abs/2403.06764",
-    "key": "chen2024fastv",
-}
+PAPER = paper("ECCV 2024", "2403.06764", "chen2024fastv")
 
 methods = (
     Method(

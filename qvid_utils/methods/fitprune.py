@@ -8,10 +8,8 @@ AAAI 2025, https://arxiv.org/abs/2409.10197
 
 from torch import Tensor
 
-from .base import Method
+from .base import Method, paper
 from .scoring import rule
-
-__all__ = ["fitprune", "methods"]
 
 
 @rule(source="FitPrune (Ye et al., 2024), official code")
@@ -31,8 +29,6 @@ methods = (
         departures="One cut where QViD makes it; the code deletes some tokens after every layer, "
         "by tables that are fitted offline and published for LLaVA-1.5-7B alone.",
         label="FitPrune's score, single cut",
-        venue="AAAI 2025",
-        link="https://arxiv.org/abs/2409.10197",
-        key="ye2025fitprune",
+        **paper("AAAI 2025", "2409.10197", "ye2025fitprune"),
     ),
 )

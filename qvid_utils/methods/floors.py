@@ -17,8 +17,6 @@ from .class_token import BEFORE
 from .scoring import rule
 from .tome import slots
 
-__all__ = ["alike", "methods", "pooled", "random", "share_evenly", "stride"]
-
 
 @rule(source="floor: chance")
 def random(hidden: Tensor, prompt: int, *, seed: int = 0) -> Tensor:

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from ..algebra.selection import Kept, best, check_scores, shares
-from .base import Method
+from .base import Method, paper
 from .class_token import BEFORE, BY_PICTURE, SAME_ROW, class_attention
 from .options import Options, option
-
-__all__ = ["Tiles", "methods", "pictures_of", "weighted_shares"]
 
 
 def pictures_of(frames: Tensor, tiles: Tensor) -> list[list[Tensor]]:
@@ -103,9 +101,7 @@ methods = (
         "reading order of the whole picture, where the paper draws quadrants; here a tile holds "
         "what the model shows of it, without the padding that the model cuts off. " + BY_PICTURE,
         label="HiRED",
-        venue="AAAI 2025",
-        link="https://arxiv.org/abs/2408.10945",
-        key="arif2025hired",
+        **paper("AAAI 2025", "2408.10945", "arif2025hired"),
         **BEFORE,
     ),
 )

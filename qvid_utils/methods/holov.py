@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..algebra.selection import Choice, Kept, best, by_picture, check_scores
-from .base import Method
+from .base import Method, paper
 from .class_token import BEFORE, BY_PICTURE, class_attention, received
 from .options import Options, option
-
-__all__ = ["Chunks", "methods"]
 
 
 @dataclass(frozen=True)
@@ -117,9 +115,7 @@ published = Method(
     "large. A chunk of one token is weighted like the rest (the code forgets a factor of 1000 "
     "there). " + BY_PICTURE,
     label="HoloV",
-    venue="NeurIPS 2025",
-    link="https://arxiv.org/abs/2510.02912",
-    key="zou2025holov",
+    **paper("NeurIPS 2025", "2510.02912", "zou2025holov"),
     **BEFORE,
 )
 

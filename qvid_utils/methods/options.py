@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy
 
-__all__ = ["Options", "option"]
-
 
 def option(default: Any, *, least: float, most: float | None = None, below: float | None = None):
     """A field with that default, for numbers from `least`, up to `most` or staying `below`."""

@@ -16,12 +16,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..algebra.selection import Choice, Kept, best, by_picture, check_scores, unused
-from .base import Method, adapted
+from .base import Method, adapted, paper
 from .class_token import BEFORE, BY_PICTURE, received
 from .options import Options, option
 from .scoring import rule
-
-__all__ = ["PruMerge", "PruMergeInPlace", "last_class_attention", "methods"]
 
 
 @rule(source="LLaVA-PruMerge (Shang et al., 2024), official code")
@@ -145,9 +143,7 @@ published = Method(
     "official_counts=True: K+1); adaptive=True is its outlier rule, for each picture and not "
     "pooled over the batch, with at least one token. float32. " + BY_PICTURE,
     label="PruMerge",
-    venue="ICCV 2025",
-    link="https://arxiv.org/abs/2403.15388",
-    key="shang2025prumerge",
+    **paper("ICCV 2025", "2403.15388", "shang2025prumerge"),
     **BEFORE,
 )
 plus = adapted(

@@ -9,10 +9,8 @@ CVPR 2025, https://arxiv.org/abs/2410.17247
 from torch import Tensor
 
 from ..algebra.cuts import staged
-from .base import Method
+from .base import Method, paper
 from .scoring import rule
-
-__all__ = ["DEFAULT", "LISTS", "last_attention", "methods"]
 
 
 @rule(source="PyramidDrop (Xing et al., 2025), official code", cost="one row")
@@ -43,6 +41,8 @@ DEFAULT = staged(
     source="PyramidDrop, official code: shares 0.5, 0.25, 0.125 at layers 8, 16, 24 of 32",
 )
 
+PAPER = paper("CVPR 2025", "2410.17247", "xing2025pyramiddrop")
+
 methods = (
     Method(
         "pyramiddrop",
@@ -63,17 +63,14 @@ methods = (
         label="PyramidDrop",
         curve=("green", "*", ":"),
         printed="pdrop",
-        venue="CVPR 2025",
-        link="https://arxiv.org/abs/2410.17247",
-        key="xing2025pyramiddrop",
+        **PAPER,
     ),
     Method(
         "last_attention",
         last_attention,
         departures="PyramidDrop's score with one cut where QViD makes it.",
         label="Last-token attention, single cut",
-        link="https://arxiv.org/abs/2410.17247",
-        key="xing2025pyramiddrop",
         curve=("green", "<", "--"),
+        **PAPER | {"venue": "ours"},
     ),
 )

@@ -16,8 +16,6 @@ from ..algebra.spectrum import widen
 from .base import Method, adapted
 from .scoring import rule
 
-__all__ = ["column_norm", "leverage_qr", "methods", "per_head_max", "qvid", "sigma_weighted"]
-
 
 @rule(source="QViD, section 3.4, equation 6", cost="leverage")
 def qvid(interaction: Tensor, *, rank: int | float = 16) -> Tensor:

@@ -27,8 +27,6 @@ from .base import Method, adapted
 from .qvid import OPEN, published
 from .scoring import rule
 
-__all__ = ["methods", "modes", "qvid_head_weighted", "share_out"]
-
 
 @rule(source="ours: leverage of each head weighted by how concentrated its spectrum is")
 def qvid_head_weighted(interaction: Tensor, *, rank: int | float = 16) -> Tensor:

@@ -16,8 +16,6 @@ from ..algebra.ridge import ridge as ridge_leverage
 from ..algebra.ridge import sigma_weighted
 from .scoring import rule
 
-__all__ = ["ridge", "sigma_power"]
-
 
 @rule(source="ours: statistical ridge leverage (Alaoui and Mahoney, 2015), mean over heads")
 def ridge(interaction: Tensor, keys: Tensor, *, alpha: float = 1.0) -> Tensor:

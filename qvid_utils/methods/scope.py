@@ -13,11 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..algebra.selection import Choice, Kept, by_picture, check_scores
-from .base import Method
+from .base import Method, paper
 from .class_token import BEFORE, BY_PICTURE, class_attention, received
 from .options import Options, option
-
-__all__ = ["Coverage", "methods"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ published = Method(
     "has no option here. Mean over heads for their sum, which picks the same. float32. "
     + BY_PICTURE,
     label="SCOPE",
-    venue="NeurIPS 2025",
-    link="https://arxiv.org/abs/2510.24214",
-    key="deng2025scope",
+    **paper("NeurIPS 2025", "2510.24214", "deng2025scope"),
     **BEFORE,
 )
 

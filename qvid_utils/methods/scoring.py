@@ -17,8 +17,6 @@ from torch import Tensor
 
 from .evidence import WORDS, needing
 
-__all__ = ["RULES", "Rule", "rule"]
-
 # Names that `Method` and `pruned` take for themselves: a hyper-parameter could never be reached.
 RESERVED = frozenset(
     "model method keep layer query positions reading processor rope name rule schedule select "

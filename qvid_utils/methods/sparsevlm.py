@@ -16,11 +16,9 @@ from torch import Tensor
 from ..algebra.clustering import density_peaks, means
 from ..algebra.cuts import staged
 from ..algebra.selection import Kept, top_k
-from .base import Method, adapted
+from .base import Method, adapted, paper
 from .options import Options, option
 from .scoring import rule
-
-__all__ = ["LISTS", "PLUS_LISTS", "Recycle", "methods", "sparsevlm", "sparsevlm_plus"]
 
 
 def _raters(relevance: Tensor) -> Tensor:
@@ -126,11 +124,7 @@ PLUS_LISTS = {
     (576, 32, 64): (66, 34, 20),
 }
 
-PAPER = {
-    "venue": "ICML 2025",
-    "link": "https://arxiv.org/abs/2410.04417",
-    "key": "zhang2025sparsevlm",
-}
+PAPER = paper("ICML 2025", "2410.04417", "zhang2025sparsevlm")
 BUDGET = (
     "192, 128, 96 and 64 of 576 tokens in 32 layers are the official lists, whose true means over "
     "layer inputs lie 14 to 18 tokens above the label; else keep is the mean, and one ratio of the "

@@ -13,11 +13,9 @@ from torch import Tensor
 from ..algebra.leverage import leverage
 from ..algebra.selection import top_k_by_picture
 from ..algebra.spectrum import check_rank, widen
-from .base import Method, adapted
+from .base import Method, adapted, paper
 from .class_token import BEFORE, BY_PICTURE
 from .scoring import rule
-
-__all__ = ["methods", "svd_prune"]
 
 
 @rule(source="SVD-Prune, section 3.2: leverage of the encoder's features, energy threshold τ")
@@ -68,9 +66,7 @@ published = Method(
     "token that shows no place scores 0.",
     label="SVD-Prune",
     curve=("vermilion", "H", "-"),
-    venue="arXiv 2604.11530",
-    link="https://arxiv.org/abs/2604.11530",
-    key="apedo2026svdprune",
+    **paper("arXiv 2604.11530", "2604.11530", "apedo2026svdprune"),
     **BEFORE,
 )
 

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ..algebra.cuts import at
 from ..algebra.tome import ToMe
-from .base import Method
+from .base import Method, paper
 from .scoring import rule
-
-__all__ = ["methods", "slots"]
 
 
 @rule(source="the vision tower has chosen")
@@ -39,8 +37,6 @@ methods = (
         "places, not in the order of the picture. Several pictures share keep evenly.",
         label="ToMe",
         curve=("orange", "v", ":"),
-        venue="ICLR 2023",
-        link="https://arxiv.org/abs/2210.09461",
-        key="bolya2023tome",
+        **paper("ICLR 2023", "2210.09461", "bolya2023tome"),
     ),
 )

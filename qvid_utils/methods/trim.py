@@ -14,11 +14,9 @@ from torch import Tensor
 
 from ..algebra.cuts import at
 from ..algebra.selection import Kept, top_k
-from .base import Method
+from .base import Method, paper
 from .options import Options
 from .scoring import rule
-
-__all__ = ["WithMean", "check_sign", "methods", "trim"]
 
 
 @rule(source="TRIM (Song et al., 2024), official code")
@@ -76,8 +74,6 @@ methods = (
         "pictures of a prompt are scored as one; CLIP runs in float32.",
         label="TRIM",
         curve=("ink", "<", ":"),
-        venue="COLING 2025",
-        link="https://arxiv.org/abs/2409.10994",
-        key="song2025trim",
+        **paper("COLING 2025", "2409.10994", "song2025trim"),
     ),
 )

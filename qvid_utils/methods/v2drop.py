@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..algebra.cuts import staged
-from .base import Method
+from .base import Method, paper
 from .scoring import rule
-
-__all__ = ["LLAVA", "QWEN2_VL", "methods", "turning", "variation"]
 
 
 @rule(source="V2Drop (Chen et al., 2026), L2 variation", cost="difference")
@@ -55,11 +53,7 @@ STAGES = staged(
     published=LLAVA,
     source="V2Drop, layers 3, 17, 22 of 32; lists for LLaVA-1.5 from its paper",
 )
-PAPER = {
-    "venue": "CVPR 2026",
-    "link": "https://arxiv.org/abs/2509.01552",
-    "key": "chen2026v2drop",
-}
+PAPER = paper("CVPR 2026", "2509.01552", "chen2026v2drop")
 BUDGET = (
     "keep is the mean over layers. For models and budgets without a published list one ratio "
     "serves the first two stages and is solved for; the last leaves one token."
@@ -108,8 +102,7 @@ methods = (
         departures="V2Drop's score with one cut where QViD makes it: compares the scores alone.",
         label="Variation, single cut",
         short="V²Drop's score",
-        link=PAPER["link"],
-        key=PAPER["key"],
         curve=("vermilion", "X", ":"),
+        **PAPER | {"venue": "ours"},
     ),
 )

@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..algebra.selection import Choice, Kept, best, by_picture, check_scores, unused
-from .base import Method
+from .base import Method, paper
 from .class_token import BEFORE, BY_PICTURE, class_attention, received
 from .options import Options, option
-
-__all__ = ["VisionZip", "VisionZipInPlace", "methods"]
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,7 @@ published = Method(
     + BY_PICTURE,
     label="VisionZip",
     curve=("purple", "P", "--"),
-    venue="CVPR 2025",
-    link="https://arxiv.org/abs/2412.04467",
-    key="yang2025visionzip",
+    **paper("CVPR 2025", "2412.04467", "yang2025visionzip"),
     **BEFORE,
 )
 

@@ -14,11 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..algebra.selection import Choice, Kept, best, by_picture, check_scores
-from .base import Method
+from .base import Method, paper
 from .class_token import BEFORE, BY_PICTURE, class_attention, received
 from .options import Options, option
-
-__all__ = ["Thinned", "methods"]
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ published = Method(
     departures="Where the code fails (an odd rest, fewer than eight to drop) a round drops what is "
     "left to drop. float32. " + BY_PICTURE,
     label="VisPruner",
-    venue="ICCV 2025",
-    link="https://arxiv.org/abs/2412.01818",
-    key="zhang2025vispruner",
+    **paper("ICCV 2025", "2412.01818", "zhang2025vispruner"),
     **BEFORE,
 )
 

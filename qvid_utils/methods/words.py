@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["NEEDS", "Word", "word"]
-
 #: What a word may need, beyond the stream that enters layer ℓ.
 NEEDS = {
     "query": "the tokens of the question",

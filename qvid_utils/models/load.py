@@ -147,6 +147,8 @@ def _explained(
             "attention='flash_attention_2' needs the flash-attn package and a GPU: install it, or "
             "use attention='sdpa'"
         )
+    if isinstance(error, ImportError):
+        return Unavailable(f"{source}: its {reading} need a package that is not here ({said})")
     if local:
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         lacking = "" if reading != "processor files" else _lacking(Path(source))

@@ -168,14 +168,19 @@ def image_only(kind: type) -> type:
 
     names = set(inspect.signature(kind.__init__).parameters) - {"self"}
     methods = (__init__, __call__, __reduce__)
-    about = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    about = {"__doc__": kind.__doc__, "__module__": kind.__module__, **_video_part(kind)}
     bases = (kind, _WithoutVideo)
-    if kind.__name__ in FRAMEWISE:
-        about["video_processor"] = property(lambda self: Frames(self.image_processor))
-    elif kind.__name__ == "SmolVLMProcessor":  # asks for its frames and rate even without a video
-        none = SimpleNamespace(num_frames=None, fps=None)
-        about["video_processor"] = property(lambda self: none)
     return type(kind.__name__, bases, about | {method.__name__: method for method in methods})
+
+
+def _video_part(kind: type) -> dict[str, property]:
+    """What stands where a class asks for its video processor."""
+    if kind.__name__ in FRAMEWISE:
+        return {"video_processor": property(lambda self: Frames(self.image_processor))}
+    if kind.__name__ == "SmolVLMProcessor":  # asks for its frames and rate even without a video
+        none = SimpleNamespace(num_frames=None, fps=None)
+        return {"video_processor": property(lambda self: none)}
+    return {}
 
 
 def _restored(kind: type, state: Mapping[str, Any]) -> Any:

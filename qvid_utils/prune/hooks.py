@@ -15,7 +15,7 @@ raises.
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers.masking_utils import create_causal_mask
 from ..algebra.selection import Kept
 from ..families import family_of
 from ..families.attached import Attached, Hook
+from ..families.base import unwrapped
 from ..families.calls import check_continuation, check_outputs, has_pixels, real_tokens
 from ..families.deepstack import added_behind_cuts, check_merging
 from .caches import Ledgers
@@ -51,7 +52,8 @@ class Engine:
     def __init__(
         self, model: nn.Module, stages: Sequence[Stage], processor: Any = None, clip: Any = None
     ):
-        self.model, self.family, self.base = model, family_of(model), model.base_model
+        self.model = model = unwrapped(model)
+        self.family, self.base = family_of(model), model.base_model
         check_parts(model, self.family, stages)
         self.text = self.family.part(model, "language")
         self.layers = self.family.part(model, "layers")
@@ -67,34 +69,38 @@ class Engine:
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
-        with ExitStack() as stack:
-            hung = stack.enter_context(Attached())
-            stack.callback(self.forget)
-            stack.enter_context(self.turnstile.open(self.base))
-            if self.model is not self.base:
-                hung.hook(self.model, Hook(self.refuse))
-            hung.hook(self.base, Hook(self.begin))
-            hung.hook(self.base, Hook(self.end), after=True)
-            hung.hook(self.text, Hook(self.score_first))
-            for i, layer in enumerate(self.layers):
-                hung.hook(layer, Hook(self.enter, i))
-            added = added_behind_cuts(self.text, Hook(self.scene))
-            if added is not None:
-                hung.instead(self.text, "_deepstack_process", added)
-            stack.enter_context(self.pictures.watched())
-            self.generation.hang(stack.enter_context(Attached()))
-            yield self.trace
-            self.generation.leave()
-            if not self.asked:
-                warnings.warn(
-                    "no call with pictures has reached the model inside this block, so nothing was "
-                    "pruned: ask the very model that the block was given",
-                    stacklevel=5,
-                )
+        with self.turnstile.open(self.base), Attached() as hung:
+            try:
+                self.hang(hung)
+                yield self.trace
+                self.generation.leave()
+            finally:
+                self.forget()
+        if not self.asked:
+            warnings.warn(
+                "no call with pictures has reached the model inside this block, so nothing was "
+                "pruned: ask the very model that the block was given",
+                stacklevel=5,
+            )
+
+    def hang(self, hung: Attached) -> None:
+        if self.model is not self.base:
+            hung.hook(self.model, Hook(self.refuse))
+        hung.hook(self.base, Hook(self.begin))
+        hung.hook(self.base, Hook(self.end), after=True)
+        hung.hook(self.text, Hook(self.score_first))
+        for i, layer in enumerate(self.layers):
+            hung.hook(layer, Hook(self.enter, i))
+        added = added_behind_cuts(self.text, Hook(self.scene))
+        if added is not None:
+            hung.instead(self.text, "_deepstack_process", added)
+        self.pictures.hang(hung)
+        self.generation.hang(hung)
 
     def forget(self) -> None:
         self.generation.left, self.now = True, None
         self.ledgers = Ledgers(len(self.layers))
+        self.pictures.forget()
 
     def scene(self) -> Scene | None:
         """That of the pass that runs, if its call has pictures."""
@@ -149,8 +155,10 @@ class Engine:
         self.prompts += 1
 
     def end(self, base: nn.Module, args: tuple, output: Any) -> None:
+        if not self.turnstile.leave():
+            return
         now, self.now = self.now, None
-        if self.turnstile.leave() and now is not None and output is not None:
+        if now is not None and output is not None:
             self.check_made(now)
             if now.scene is not None:
                 self.ledgers.remember(getattr(output, "past_key_values", None), now.ledger)
@@ -280,7 +288,9 @@ class Engine:
         stage, words = self.stages[step.stage], now.words[step.stage]
         about = {"rope": stage.method.rope, "last_norm": self.text.norm}
         about |= self.pictures.about(scene, row, numbers, words)
-        evidence = scene.evidence(i, row, self.layers, words, stage.control.evidence, **about)
+        evidence = scene.evidence(
+            i, row, places, self.layers, words, stage.control.evidence, **about
+        )
         scores, kept = stage.choose(evidence, step.keep)
         now.chosen[row, n] = kept
         depth, first = len(self.layers), 0 if now.early else i
@@ -297,7 +307,7 @@ class Engine:
                 scored=numbers,
                 kept=numbers[kept.index],
                 n_visual=len(places),
-                n_query=0 if words is None else int(words[row].sum()),
+                n_query=0 if words is None else len(evidence.query),
                 seconds=perf_counter() - started,
             )
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..algebra.cuts import Cut, check_share, count_at
 from ..algebra.selection import Kept
 from ..families import family_of
+from ..families.base import unwrapped
 from ..methods import Method, Rule
 from ..methods import method as find_method
 from ..methods.evidence import Evidence
@@ -216,6 +217,7 @@ def stages_of(
 
     TypeError with the form, ValueError with what is allowed.
     """
+    model = unwrapped(model)
     options = {name: value for name, value in options.items() if value is not None}
     if isinstance(method, str | Method | Rule):
         wanted = [(method, keep, options)]

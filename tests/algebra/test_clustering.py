@@ -89,3 +89,9 @@ def test_the_definition_on_random_points(spread):
         for clusters in (2, 3, 6):
             found = density_peaks(points, clusters)
             assert [t.tolist() for t in found] == list(by_loops(points.tolist(), clusters))
+
+
+@pytest.mark.parametrize("clusters", [True, 1.5, "2"])
+def test_a_number_of_clusters_that_is_no_whole_number_is_named(clusters):
+    with pytest.raises(TypeError, match=f"clusters={clusters!r}: give the number of clusters"):
+        density_peaks(torch.rand(4, 2), clusters)

@@ -96,6 +96,12 @@ def test_a_count_that_is_no_number_is_named(keep):
         at(3)(keep, 576, 32)
 
 
+@pytest.mark.parametrize("depth", [2.5, True, "3"])
+def test_at_refuses_a_depth_that_is_no_whole_number(depth):
+    with pytest.raises(TypeError, match=r"give the layer as an int"):
+        at(depth)
+
+
 def test_at_refuses_a_depth_outside_its_model():
     for depth in (-1, 32):
         with pytest.raises(ValueError, match=r"of=32\): give a layer from 0 to 31"):

@@ -70,3 +70,10 @@ def test_top_k_in_pictures_keeps_what_shows_no_place_last():
     assert top_k_in_pictures(scores, 2, frames).index.tolist() == [2, 4]
     assert top_k_in_pictures(scores, 4, frames).index.tolist() == [0, 1, 2, 4]
     assert top_k_in_pictures(scores, 5, frames).index.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("keep", [True, 2.5, "2", None])
+def test_a_count_that_is_no_whole_number_is_named(keep):
+    for select in (top_k, lambda scores, keep: top_k_in_pictures(scores, keep, torch.zeros(3))):
+        with pytest.raises(TypeError, match=f"keep={keep!r}: give the number of visual tokens"):
+            select(torch.rand(3), keep)

@@ -195,6 +195,15 @@ def test_flash_attention_without_the_package_says_so(checkpoint, monkeypatch):
         load(checkpoint, attention="flash_attention_2")
 
 
+def test_a_processor_that_needs_another_package_names_it(checkpoint, monkeypatch):
+    def fail(*_, **__):
+        raise ImportError("X requires the Torchvision library but it was not found. Go there")
+
+    monkeypatch.setattr(models, "processor_from", fail)
+    with pytest.raises(Unavailable, match="processor files need a package .*Torchvision library"):
+        load(checkpoint)
+
+
 def test_embedded_names_lie_in_the_data_folder(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "DATA", tmp_path)
     shutil.copytree(checkpoint, tmp_path / "tiny" / "mine")

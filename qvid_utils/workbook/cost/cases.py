@@ -202,21 +202,29 @@ def measure(
     for case in cases:
         score = [r.score for r in scores[case.key]]
         values = _values(runs[case.key], whole, score, lengths, batch)
-        once = {"compute": (operations(model.config, prompt, case).total / 1e12, "TFLOPs")}
-        mean = None
-        if memory:
-            peak, cache, mean = _held(model, prompt, case)
-            once["kv_cache"] = (cache / 1e9, "GB")
-            if peak is not None:
-                once["peak_memory"] = (peak / 1e9, "GB")
+        counted, mean = _counted(model, prompt, case, memory)
         about = {"method": case.name, "variant": case.variant, "mean_tokens": mean,
                  "keep": case.keep or prompt.n_visual}  # fmt: skip
         if case.method is not None and isinstance(case.method.params.get("rank"), int):
             about["rank"] = case.method.params["rank"]
         rows += [about | row for found in values for row in quartiles(*found)]
         rows += [about | {"metric": metric, "value": value, "unit": unit, "n": 1}
-                 for metric, (value, unit) in once.items()]  # fmt: skip
+                 for metric, (value, unit) in counted.items()]  # fmt: skip
     return as_results(rows, "efficiency", model, name, where_measured(model, batch, clock))
+
+
+def _counted(
+    model: nn.Module, prompt: Prompt, case: Case, memory: bool
+) -> tuple[dict[str, tuple[float, str]], float | None]:
+    """What is the same in every round: metric -> (value, unit); and the mean tokens of a layer."""
+    found = {"compute": (operations(model.config, prompt, case).total / 1e12, "TFLOPs")}
+    if not memory:
+        return found, None
+    peak, cache, mean = _held(model, prompt, case)
+    found["kv_cache"] = (cache / 1e9, "GB")
+    if peak is not None:
+        found["peak_memory"] = (peak / 1e9, "GB")
+    return found, mean
 
 
 def _values(

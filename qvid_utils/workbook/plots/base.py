@@ -116,8 +116,9 @@ def save(fig: Figure, name: str, data: pd.DataFrame, profile: str = "tiny") -> N
     """Write figures/<profile>/<name>.png, .pdf and .csv (the plotted numbers); show the picture.
 
     The same figure gives the same bytes: no dates, no names of software. Numbers have four digits.
-    The PNG and the page carry the alternative text of `described`. In a notebook the saved PNG is
-    displayed. Raises ValueError for a name that is no file name or a frame without rows.
+    The PNG and the page carry the alternative text of `described`. In a notebook the picture is
+    displayed, with 256 colours at most. Raises ValueError for a name that is no file name or a
+    frame without rows.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"name={name!r}; use letters, digits, '-', '_' and '.' only")
@@ -135,18 +136,21 @@ def save(fig: Figure, name: str, data: pd.DataFrame, profile: str = "tiny") -> N
     png = folder / f"{name}.png"
     with Image.open(drawn) as full:
         picture = full.convert("RGB")
-    if not any(ax.images for ax in fig.axes):  # few colours are enough, and a third of the bytes
-        picture = picture.quantize(144, Image.Quantize.MEDIANCUT, kmeans=2, dither=0)
-    picture.save(png, optimize=True, dpi=(dpi, dpi), pnginfo=words)
+    maps = any(ax.images for ax in fig.axes)
+    few = picture.quantize(256 if maps else 144, Image.Quantize.MEDIANCUT, kmeans=2, dither=0)
+    # without a map few colours are enough, and a third of the bytes; so they are on a page
+    (picture if maps else few).save(png, optimize=True, dpi=(dpi, dpi), pnginfo=words)
     lines = data.to_csv(index=False, float_format="%.4g", lineterminator="\n")
     (folder / f"{name}.csv").write_text(lines, encoding="utf-8", newline="\n")
-    _show(png.read_bytes(), f"{name}.png", text, int(110 * fig.get_figwidth()))
+    page = io.BytesIO()
+    few.save(page, "png", optimize=True, dpi=(dpi, dpi))
+    _show(page.getvalue(), f"{name}.png", text, int(110 * fig.get_figwidth()))
 
 
 def _show(png: bytes, name: str, alt: str, width: int) -> None:
     from IPython import get_ipython
     from IPython.display import display
 
-    if get_ipython() is not None:  # the bytes that were written, and no object's address
+    if get_ipython() is not None:  # bytes, and no object's address
         image = {"image/png": base64.b64encode(png).decode(), "text/plain": name}
         display(image, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)

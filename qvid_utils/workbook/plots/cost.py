@@ -90,8 +90,8 @@ def _scoring(bars: Axes, ms: pd.DataFrame) -> None:
 def growth(scoring: pd.DataFrame, prefill: pd.DataFrame) -> Figure:
     """Left: time of one score over N_v. Right: operations of a prefill over N_v. Both log-log.
 
-    scoring: n_query, n_visual, route ("leverage", "qr"), ms; prefill: n_visual, what, tflops. The
-    dotted line starts with the lowest one and rises in proportion to N_v.
+    scoring: n_query, n_visual, route ("leverage", "ridge", "qr"), ms; prefill: n_visual, what,
+    tflops. The dotted line starts with the lowest one and rises in proportion to N_v.
     """
     need(scoring, ("n_query", "n_visual", "route", "ms"))
     need(prefill, ("n_visual", "what", "tflops"))
@@ -101,6 +101,7 @@ def growth(scoring: pd.DataFrame, prefill: pd.DataFrame) -> Figure:
         zip(sorted(scoring["n_query"].unique()), (SKY, GREEN, BLUE, PURPLE), strict=False)
     )
     styles = {"leverage": ("o", "-", "ours"), "qr": ("v", "--", "QR + SVD")}
+    styles["ridge"] = ("s", "-.", "ridge")
     for (n_query, route), own in scoring.groupby(["n_query", "route"]):
         marker, line, name = styles[route]
         own = own.sort_values("n_visual")

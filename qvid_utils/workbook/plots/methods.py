@@ -67,7 +67,8 @@ def methods_by_group(standings: pd.DataFrame) -> Figure:
         ax.axvline(100, color=INK, lw=0.8, ls="--")
         ax.set_title(f"{budget} tokens")
     axes[len(axes) // 2].set_xlabel("mean over suites (% of full)")
-    handles = marks(*((group, COLOURS[group], MARKS[group], False) for group in GROUPS),
+    there = [group for group in GROUPS if group in set(standings["group"])]
+    handles = marks(*((group, COLOURS[group], MARKS[group], False) for group in there),
                     (f"hollow: {READINGS['label']}", INK, "o", True),
                     (f"filled: {READINGS['mean']}", INK, "o", False))  # fmt: skip
     legend_below(fig, handles, [one.get_label() for one in handles], 3)

@@ -42,6 +42,11 @@ LEFT_OUT: dict[str, str] = {
 COMPARED: tuple[str, ...] = tuple(name for name in METHODS if name not in LEFT_OUT)
 
 
+#: The ten of a figure that tells the story: the two papers' methods, their rivals, and random.
+STORY = ("qvid", "column_norm", "fastv", "sparsevlm", "pyramiddrop", "v2drop", "visionzip",
+         "divprune", "svd_prune", "random")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Entry:
     """A method at a budget under one reading.

@@ -190,7 +190,7 @@ def save_table(
 ) -> pd.DataFrame:
     """Write a frame to figures/<profile>/<name>.csv, .md and .tex, and give it back.
 
-    show: the same in the shape to be read (`wide.wide`): then it is what .md, .tex and
+    show: the same in the shape to be read (`wide_table`): then it is what .md, .tex and
     <name>_wide.csv hold, and what is given back. The CSV holds the numbers in full; the other two
     show at most three decimals, as many for each column as its numbers need, and a dash for what is
     missing. The same frame gives the same bytes. An index with names becomes columns. Raises

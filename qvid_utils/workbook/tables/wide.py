@@ -18,7 +18,7 @@ PERCENT = {"paper_pct_of_full": "paper", "measured_pct_of_full": "ours"}
 MISSING = "–"
 
 
-def wide(joined: pd.DataFrame, percent: bool = False) -> pd.DataFrame:
+def wide_table(joined: pd.DataFrame, percent: bool = False) -> pd.DataFrame:
     """What `report.beside`, `beside_paper` or `filled` gives, to be read and to be pasted.
 
     Under each benchmark (and metric, where it has several) stand the paper's number and ours, as
@@ -28,7 +28,7 @@ def wide(joined: pd.DataFrame, percent: bool = False) -> pd.DataFrame:
     sides = {c: t for c, t in (PERCENT if percent else RAW).items()
              if c in joined and joined[c].notna().any()}  # fmt: skip
     if not sides or "benchmark" not in joined:
-        raise ValueError("wide takes what beside, beside_paper or filled return, with numbers")
+        raise ValueError("wide_table takes what beside, beside_paper or filled return")
     head = [c for c in HEAD if c in joined and joined[c].notna().any()]
     head = [c for c in head if c not in ("failed", "paper_from") or joined[c].any()]
     several = joined.duplicated([*head, "benchmark"]).any()

@@ -8,7 +8,7 @@ from qvid_utils.workbook.benchmarks import TINY, Suite, base, crowded, score, sc
 from qvid_utils.workbook.benchmarks.base import PAPER_BENCHMARKS
 from qvid_utils.workbook.benchmarks.prompts import picture
 from qvid_utils.workbook.tables import beside_paper, conclusions, report
-from qvid_utils.workbook.tables.wide import wide
+from qvid_utils.workbook.tables.wide import wide_table
 
 
 def asked(answers, *, split="", group="", picture=None, metric="accuracy", name="tiny_gqa"):
@@ -311,7 +311,7 @@ def test_beside_has_both_sides_and_the_live_run():
     both = row[["live_pct_of_full", "measured_pct_of_full"]].drop("Avg printed")
     assert (both["live_pct_of_full"] == both["measured_pct_of_full"]).all()
     assert row["stderr"].drop("Avg printed").notna().all() and row.loc["Avg over common", "n"] == 80
-    shown = wide(joined)
+    shown = wide_table(joined)
     assert shown[("GQA", "paper")].str.contains(".", regex=False).any()
     heads = list(dict.fromkeys(shown.columns.get_level_values(0)))
     assert heads == ["Avg printed", "Avg over common", "GQA", "POPE"]

@@ -27,7 +27,7 @@ from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.tables import conclusions, report
 from qvid_utils.workbook.tables.failed_questions import scored
-from qvid_utils.workbook.tables.wide import wide
+from qvid_utils.workbook.tables.wide import wide_table
 
 CELLS = [Cell("random", 16), Cell(), *grid(["qvid"], [48, 16]), Cell("v2drop", 48)]
 
@@ -383,7 +383,7 @@ def test_the_paper_s_tables_count_them_too(some_failed, suites):
     total = {"Avg over common": sum(counts.values())}
     assert dict(zip(told["suite"], told["failed"], strict=True)) == counts | total
     assert (joined.loc[joined["method"] == "qvid", "failed"] == 0).all()
-    assert "failed" in wide(joined).index.names
+    assert "failed" in wide_table(joined).index.names
 
 
 def test_a_broken_picture_is_recorded_for_every_cell(loaded, suites, tmp_path):

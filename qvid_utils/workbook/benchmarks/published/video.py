@@ -113,6 +113,10 @@ def frames(
         return [_picture(files[i], place) for i in _spaced(inside, number, place)]
     if not place.exists():
         raise ValueError(f"video {video} cannot be read (No such file or folder)")
+    return _of_film(place, number, part)
+
+
+def _of_film(video: Path, number: int, part: Sequence[float] | None) -> list[Image.Image]:
     try:
         import av
     except ImportError as missing:
@@ -125,7 +129,7 @@ def frames(
                 raise ValueError("it has no picture track")
             rate = float(film.streams.video[0].average_rate or 0)
             count = _count(film)
-        wanted = _spaced(_inside(count, part, rate, place), number, place)
+        wanted = _spaced(_inside(count, part, rate, video), number, video)
         with av.open(str(video)) as film:
             film.streams.video[0].thread_type = "AUTO"
             kept, last, these = {}, None, set(wanted)
