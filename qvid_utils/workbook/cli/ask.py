@@ -85,7 +85,7 @@ def _stored(chosen: argparse.Namespace) -> int:
     code = 0
     for path in chosen.rekey or runs_in(chosen.out or DATA / "measured"):
         try:
-            print("{}: {} of {} answers asked again, all the same".format(path, *rekey(path)))
+            print("{}: {} of {} answers asked again are the same, of {}".format(path, *rekey(path)))
         except ValueError as other:
             report("run", other, getattr(other, "__notes__", []))
             code = 1

@@ -48,7 +48,7 @@ def _add_cells(add: Callable) -> None:
         type=Path,
         metavar="FILE",
         help="keep stored runs that are refused (default: all in --out or data/measured): one "
-        "question in a hundred is asked again; if every answer is the same, the keys are today's",
+        "question in a hundred is asked again; if the answers are the same, the keys are today's",
     )
     add("--model", metavar="NAME", help="embedded, a folder or a hub id (default: the profile's)")
     add("--revision", help="of a hub id")

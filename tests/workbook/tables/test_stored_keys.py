@@ -88,7 +88,7 @@ def test_a_run_without_keys_is_refused_and_rekeyed(run, capsys):
     told.drop(columns=["weights", "definition"]).assign(asked=0).to_parquet(run)
     refused(run, "carries no weights")
     assert main(["run", "--rekey", str(run)]) == 0
-    assert "4 of 20 answers asked again, all the same" in capsys.readouterr().out
+    assert "4 of 4 answers asked again are the same, of 20" in capsys.readouterr().out
     pd.testing.assert_frame_equal(stored("tiny", run.parent), before)
 
 
