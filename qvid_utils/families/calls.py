@@ -203,8 +203,9 @@ def _remembering(encode: Callable, config: Any) -> Callable:
         given |= {n: getattr(config, n, None) for n in names if given.get(n) is None}
         # generate hands on an old name as it came, the model a new one
         alias = {"pixel_values_images": "pixel_values"}
-        # a flag that is off is spelled out by some callers, too
+        # a flag that is off is spelled out by some callers, too; and an encoder has no cache
         given = {k: v for k, v in given.items() if v is not None and v is not False}
+        given.pop("use_cache", None)
         told = sorted((alias.get(k, k), stamp(v)) for k, v in given.items())
         key = (torch.is_grad_enabled(), *told)
         if key not in memory:

@@ -15,8 +15,8 @@ from ..families.layout import frames_of
 from ..methods import METHODS
 from ..methods.evidence import needing
 from ..models.clip import clip_pair
-from .plan import Stage
 from .scene import Scene
+from .stages import Stage
 from .vision_tower import Encodings, watch_towers
 
 __all__ = ["Pictures"]

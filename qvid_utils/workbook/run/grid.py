@@ -26,7 +26,7 @@ from ...families.attached import Attached
 from ...families.calls import pictures_once, wrap_encoders
 from ...methods import method
 from ...prune import CutRecord, block_of, pruned
-from ...prune.plan import Given
+from ...prune.stages import Given
 from .grid_cell import GridCell, looking, record_of
 from .shared_layers import Enough, copied, is_on, layers_once, stopping
 
