@@ -65,6 +65,8 @@ def _quiet() -> None:
     """No progress bars and no fork warning from the model libraries, imported already or not."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # An embedded model that is pruned and answers nothing is a result: tables have it.
+    warnings.filterwarnings("ignore", r"tiny_\w+, .* of the answers are not read")
     # Without ipywidgets the notebook bar warns that it cannot be drawn; nobody is to see one here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

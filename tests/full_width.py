@@ -1,6 +1,6 @@
 """Oracles, peak memory and the price of the hooks at the width of 7B models; a script, no test.
 
-    python tests/full_width.py llava oracles        # exactness at full width
+    python tests/full_width.py llava oracles        # exactness at full width, for any family
     python tests/full_width.py qwen2_vl memory      # peak memory of a prefill, pruned and not
     python tests/full_width.py llava overhead       # what the hooks add to a decoded token
 
@@ -15,9 +15,10 @@ from time import perf_counter, thread_time
 
 import torch
 from oracle import masked
-from twins import STAR, ask, twin
+from twins import IDEFICS, NEXT, QWEN, STAR, ask, twin
 
 from qvid_utils.families import FAMILIES
+from qvid_utils.families.anyres import count_of_tiles
 from qvid_utils.prune import pruned
 from qvid_utils.prune.hooks import Engine
 from qvid_utils.workbook.cost.rounds import peak_bytes
@@ -26,27 +27,62 @@ from qvid_utils.workbook.cost.workloads import config_of, make
 LAYERS, TOWER, KEEP = 5, 2, 64
 
 
+def config_with(model_type: str):
+    """At full width, with few layers; of many experts a few are enough."""
+    config = config_of(model_type, LAYERS, TOWER)
+    if getattr(config.text_config, "num_experts", None):
+        config.text_config.num_experts = 16
+    return config
+
+
 def build(model_type: str, dtype: torch.dtype):
-    model = make(config_of(model_type, LAYERS, TOWER), dtype)
+    model = make(config_with(model_type), dtype)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
 
 
+def picture_of(model_type: str, config, noise) -> tuple[dict[str, torch.Tensor], int]:
+    """One picture as the model takes it, and of how many pieces its tokens are made."""
+    vision, random = config.vision_config, functools.partial(torch.randn, generator=noise)
+    if model_type in QWEN:  # 16 x 16 cells of 2 x 2 patches
+        inputs = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return {
+            "pixel_values": random(1024, inputs),
+            "image_grid_thw": torch.tensor([[1, 32, 32]]),
+        }, 1
+    side = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
+    if model_type in IDEFICS:
+        return {"pixel_values": random(1, 2, 3, side, side)}, 2
+    if model_type == "internvl":
+        return {"pixel_values": random(2, 3, side, side)}, 2
+    if model_type in (*NEXT, "llava_onevision"):
+        size = torch.tensor([[side, side + side // 2]])
+        tiles = count_of_tiles(config, size[0].tolist())
+        made = {"pixel_values": random(1, tiles, 3, side, side), "image_sizes": size}
+        alone = {"batch_num_images": torch.tensor([1])} if model_type == "llava_onevision" else {}
+        return made | alone, 1
+    if model_type == "mistral3":
+        size = torch.tensor([[448, 448]])
+        return {"pixel_values": random(1, 3, 448, 448), "image_sizes": size}, 1
+    name = "pixel_values_images" if model_type == "video_llava" else "pixel_values"
+    return {name: random(1, 3, side, side)}, 1
+
+
 def inputs_of(model_type: str, dtype: torch.dtype):
-    """One picture (576 tokens, or 16 x 16 merged patches) and 30 words; and which are the query."""
-    config = config_of(model_type, LAYERS, TOWER)
-    noise = torch.Generator().manual_seed(1)
-    count = 576 if model_type == "llava" else 256
+    """One picture and 60 words; and which of them are the query."""
+    config, noise = config_with(model_type), torch.Generator().manual_seed(1)
+    pixels, pieces = picture_of(model_type, config, noise)
+    token = FAMILIES[model_type].visual_tokens(config)[0]
+    sources = iter(FAMILIES[model_type].sources(config, pixels)[token])
+    count = sum(block.tokens for _ in range(pieces) for block in next(sources))
     words = torch.randint(10, 1000, (60,), generator=noise).tolist()
-    ids = torch.tensor([words[:30] + [config.image_token_id] * count + words[30:]])
+    ids = torch.tensor([words[:30] + [token] * count + words[30:]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model_type == "llava":
-        inputs["pixel_values"] = torch.randn(1, 3, 336, 336, generator=noise).to(dtype)
-    else:
-        inputs["pixel_values"] = torch.randn(1024, 3 * 2 * 14 * 14, generator=noise).to(dtype)
-        inputs["image_grid_thw"] = torch.tensor([[1, 32, 32]])
-        inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
+    for name, value in pixels.items():
+        inputs[name] = value.to(dtype) if value.is_floating_point() else value
+    if model_type in QWEN:
+        inputs["mm_token_type_ids"] = (ids == token).int()
     query = torch.zeros(ids.shape[1], dtype=torch.bool)
     query[-28:-5] = True
     return inputs, query
@@ -65,7 +101,8 @@ def oracles(model_type: str, dtype: torch.dtype = torch.float32, tokens: int = 3
     model = build(model_type, dtype)
     inputs, query = inputs_of(model_type, dtype)
     plain = model(**inputs, logits_to_keep=1).logits.float()
-    visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    token = FAMILIES[model_type].visual_tokens(model.config)[0]
+    visual = int((inputs["input_ids"] == token).sum())
     with pruned(model, "qvid", visual, query=query, layer=3):
         every = model(**inputs, logits_to_keep=1).logits.float()
     with pruned(model, "qvid", KEEP, query=query, layer=3) as trace:

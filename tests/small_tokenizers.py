@@ -36,6 +36,7 @@ def special_tokens(model_type: str) -> list[str]:
     if model_type in VICUNA:
         return ["<s>", "</s>", *PLACES[:2], "<pad>"]
     marks = ["<pad>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"]
+    marks += ["<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
     return [*marks, *PLACES_OF.get(model_type, PLACES)]
 
 

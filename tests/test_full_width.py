@@ -3,9 +3,11 @@
 import pytest
 from full_width import oracles
 
+from qvid_utils.families import FAMILIES
+
 
 @pytest.mark.full
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_oracles_hold_at_full_width(family):
     found = oracles(family)
     assert found["keep_all"] == 0

@@ -19,6 +19,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
     LlavaOnevisionImageProcessorPil,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import is_torchvision_available
 
 from qvid_utils import load
 from qvid_utils.families import FAMILIES, family_of, remember
@@ -43,6 +44,7 @@ PLACES_OF = {  # placeholders of a picture and a video, marks around a picture; 
     **dict.fromkeys(QWEN, QWEN_PLACES),
     "internvl": ("<IMG_CONTEXT>", "<video>", "<img>", "</img>"),
     **dict.fromkeys(IDEFICS, ("<image>", "<video>", "<fake_token_around_image>", "<global-img>")),
+    "mistral3": ("[IMG]", "<video>", "[IMG_BREAK]", "[IMG_END]"),
 }
 MARKED = ("internvl", *QWEN)  # the marks stand around each picture
 WORDS = (
@@ -50,7 +52,8 @@ WORDS = (
     "what color is the star ? where are all of these dots and lines . , which letter stands left "
     "answer question using a single word or phrase you see be brief red blue yes no one two "
     "< > 0 1 2 5 seconds <end_of_utterance> User Assistant : "
-    "<row_1_col_1> <row_1_col_2> <row_2_col_1> <row_2_col_2>"
+    "<row_1_col_1> <row_1_col_2> <row_2_col_1> <row_2_col_2> "
+    "[INST] [/INST] [SYSTEM_PROMPT] [/SYSTEM_PROMPT]"
 ).split()
 
 # The form of each family's own template: what stands where, and in which order.
@@ -96,11 +99,11 @@ def tokenizer(model_type: str = "llava") -> PreTrainedTokenizerFast:
     special = dict(zip(("image_token", "video_token"), places, strict=False))
     named = ("context_image_token", "video_token", "start_image_token", "end_image_token")
     special |= dict(zip(named, places, strict=True)) if model_type == "internvl" else {}
-    marks = [*places[2:], *(w for w in WORDS if w.startswith("<") and len(w) > 1)]
+    marks = [*places[2:], *(w for w in WORDS if w[0] in "<[" and len(w) > 1)]
     special |= {f"extra_{i}": token for i, token in enumerate(marks)}
     vocabulary = ["<pad>", "<s>", "</s>", "<unk>", *places, *WORDS]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
-    pattern = Regex(r"<\|?[a-zA-Z0-9_/-]+\|?>|USER:|ASSISTANT:|\w+|[^\w\s]")
+    pattern = Regex(r"<\|?[a-zA-Z0-9_/-]+\|?>|\[/?[A-Z_]+\]|USER:|ASSISTANT:|\w+|[^\w\s]")
     core.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
     made = PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -195,6 +198,15 @@ def image_processor_of(model_type: str):
         except ImportError:
             pytest.skip(f"{model_type}: older transformers need torchvision for its pictures")
         return image_only(kind)(made, words, image_seq_len=16, **template)
+    if model_type == "mistral3":
+        if not is_torchvision_available():
+            pytest.skip("Pixtral's processor needs torchvision")
+        from transformers.models.pixtral import image_processing_pil_pixtral as pixtral
+
+        made = pixtral.PixtralImageProcessorPil(
+            size={"longest_edge": 48}, patch_size={"height": 12, "width": 12}
+        )
+        return kind(made, words, patch_size=6, spatial_merge_size=2, **template)
     if model_type in NEXT:
         from transformers.models.llava_next.image_processing_pil_llava_next import (
             LlavaNextImageProcessorPil,
@@ -293,6 +305,9 @@ def media(model_type: str, prompt: Prompt, seed: int = 0) -> dict[str, list[torc
         if model_type in QWEN:  # of two sizes: 8 x 8 and 4 x 12 patches
             grid = torch.tensor([1, 4, 12] if i % 2 else [1, 8, 8])
             add(pixel_values=noise(int(grid.prod()), 96, number=i), image_grid_thw=grid[None])
+        elif model_type == "mistral3":  # 4 x 4 and 2 x 6 cells
+            size = torch.tensor([[24, 72] if i % 2 else [48, 48]])
+            add(pixel_values=noise(1, 3, 48, 72, number=i), image_sizes=size)
         elif model_type in NEXT:  # three tiles: the whole, and two in large
             pixels = noise(1, 3, 3, 24, 24, number=i)
             add(pixel_values=pixels, image_sizes=torch.tensor([[24, 40] if i % 2 else [40, 20]]))
@@ -362,6 +377,9 @@ def _written(model_type, token, sources, numbers):
         if model_type in IDEFICS:
             return [*[6, *[token] * size, 7] * len(tiles), 6]
         return [6, *[token] * size * len(tiles), 7]
+    if model_type == "mistral3":  # a mark ends each row
+        (block,) = picture
+        return [*[*[token] * block.cols, 6] * (block.rows - 1), *[token] * block.cols, 7]
     if model_type not in QWEN3 or token == 4:
         return [token] * size
     (block,) = picture  # each frame under its time, between marks of its own

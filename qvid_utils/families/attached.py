@@ -13,12 +13,12 @@ from torch import nn
 
 __all__ = ["Attached", "Hook"]
 
-_TABLES = (
-    "_forward_pre_hooks",
+_TABLES = (  # the hooks themselves last: while one is there, the rest of it is found
     "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_hooks",
 )
 _LIVE: weakref.WeakSet = weakref.WeakSet()
 

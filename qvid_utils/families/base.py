@@ -59,7 +59,7 @@ class Family:
 
     def part(self, model: nn.Module, address: str) -> nn.Module:
         """The submodule at one of the family's addresses, e.g. `part(model, "layers")`."""
-        return model.base_model.get_submodule(getattr(self, address))
+        return unwrapped(model).base_model.get_submodule(getattr(self, address))
 
     def visual_tokens(self, config: Any) -> tuple[int, ...]:
         """The placeholder ids that stand for visual tokens in `input_ids`."""
@@ -86,6 +86,12 @@ class Family:
             counts = torch.isin(call["input_ids"], known).sum(1).tolist()
             row = counts.index(n_visual) if n_visual in counts else 0
         return common_grid(self.blocks(config, call, row))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, where adapters are wrapped around it (peft); else the model."""
+    inside = getattr(model, "get_base_model", None)
+    return model if inside is None else inside()
 
 
 def family_of(model: nn.Module) -> Family:
@@ -120,14 +126,14 @@ _TEMPLATES: WeakKeyDictionary = WeakKeyDictionary()  # processor -> Template
 
 def remember(model: nn.Module, processor: Any) -> None:
     """Let `pruned(model, ...)` find the question with this processor's chat template."""
-    _PROCESSORS[model] = processor
+    _PROCESSORS[unwrapped(model)] = processor
 
 
 def processor_of(model: nn.Module, processor: Any = None) -> Any:
     """`processor`, else the one remembered by `load`, else the tokenizer, with its processor's chat
     template, of the folder or cached hub id that the model was read from; ValueError where none of
     them is there."""
-    processor = processor if processor is not None else _PROCESSORS.get(model)
+    processor = processor if processor is not None else _PROCESSORS.get(unwrapped(model))
     if processor is None:
         from transformers import AutoTokenizer, ProcessorMixin
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attached import Attached
+from .base import unwrapped
 
 
 def has_pixels(kwargs: Mapping[str, Any]) -> bool:
@@ -126,20 +127,20 @@ def pictures_once(model: nn.Module) -> Iterator[None]:
 
     The same means: the same object, not written to since. The memory of a tensor ends with it.
     """
-    base = model.base_model
+    base = unwrapped(model).base_model
     if {"get_image_features", "get_video_features"} & set(vars(base)):
         raise RuntimeError(
             "pictures_once is already on for this model, or a pruned block is open: blocks do not "
             "nest, and pictures_once comes first"
         )
-    with wrapped_encoders(model, lambda name, encode: _remembering(encode, base.config)):
+    with Attached() as hung:
+        wrap_encoders(hung, model, lambda name, encode: _remembering(encode, base.config))
         yield
 
 
-@contextmanager
-def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """What the vision encoders are told inside the block, and `encoded`, the count of visual tokens
-    that each kind last gave: generate calls them itself and hands on nothing but their output."""
+def watch_sizes(hung: Attached, model: nn.Module) -> dict[str, Any]:
+    """What the vision encoders are told from now on, and `encoded`, the count of visual tokens that
+    each kind last gave: generate calls them itself and hands on nothing but their output."""
     seen: dict[str, Any] = {"encoded": {}}
 
     def watching(name: str, encode: Callable) -> Callable:
@@ -156,15 +157,16 @@ def sizes_seen(model: nn.Module) -> Iterator[dict[str, Any]]:
 
         return watched
 
-    with wrapped_encoders(model, watching):
-        yield seen
+    wrap_encoders(hung, model, watching)
+    return seen
 
 
-@contextmanager
-def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
-    """Inside the block the model's picture and video encoders are wrapped; one that calls the other
-    calls it as it is."""
-    base, inside = model.base_model, []
+def wrap_encoders(
+    hung: Attached, model: nn.Module, wrap: Callable[[str, Callable], Callable]
+) -> None:
+    """Wrap the model's picture and video encoders, for as long as `hung` is; one that calls the
+    other calls it as it is."""
+    base, inside = unwrapped(model).base_model, []
 
     def outermost(encode: Callable, wrapped: Callable) -> Callable:
         @functools.wraps(encode)
@@ -180,11 +182,9 @@ def wrapped_encoders(model: nn.Module, wrap: Callable[[str, Callable], Callable]
         return call
 
     names = [n for n in ("get_image_features", "get_video_features") if hasattr(base, n)]
-    with Attached() as hung:
-        for name in names:
-            encode = getattr(base, name)
-            hung.instead(base, name, outermost(encode, wrap(name, encode)))
-        yield
+    for name in names:
+        encode = getattr(base, name)
+        hung.instead(base, name, outermost(encode, wrap(name, encode)))
 
 
 def _remembering(encode: Callable, config: Any) -> Callable:
@@ -203,8 +203,9 @@ def _remembering(encode: Callable, config: Any) -> Callable:
         given |= {n: getattr(config, n, None) for n in names if given.get(n) is None}
         # generate hands on an old name as it came, the model a new one
         alias = {"pixel_values_images": "pixel_values"}
-        # a flag that is off is spelled out by some callers, too
+        # a flag that is off is spelled out by some callers, too; and an encoder has no cache
         given = {k: v for k, v in given.items() if v is not None and v is not False}
+        given.pop("use_cache", None)
         told = sorted((alias.get(k, k), stamp(v)) for k, v in given.items())
         key = (torch.is_grad_enabled(), *told)
         if key not in memory:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-__all__ = ["attention_rows", "project", "rotated", "wide"]
+__all__ = ["attention_rows", "product", "project", "rotated", "wide"]
 
 BLOCK = 2**24  # entries of an attention map that are there at once; one row of all heads at least
 
@@ -23,17 +23,27 @@ def project(layer: nn.Module, name: str, rows: Tensor) -> Tensor:
     several query heads are repeated, so that both projections have H heads.
     """
     attention = layer.self_attn
-    linear, normed = getattr(attention, name), layer.input_layernorm(rows)
-    if type(linear) is nn.Linear and linear.bias is not None:
-        # a key bias can be 100 times the content: in half precision the sum would round it away
-        out = wide(nn.functional.linear(normed, linear.weight)) + wide(linear.bias)
-    else:
-        out = wide(linear(normed))
+    out = product(getattr(attention, name), layer.input_layernorm(rows))
     out = out.unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{name[0]}_norm", None)  # per head, where the family has one
     out = (out if norm is None else wide(norm(out))).transpose(0, 1)
     groups = attention.num_key_value_groups if name == "k_proj" else 1
     return out.repeat_interleave(groups, 0) if groups > 1 else out
+
+
+def product(linear: nn.Module, rows: Tensor) -> Tensor:
+    """What a linear layer makes of rows (..., d), the bias added in float32.
+
+    The layer itself is called, without its bias: the weight may be adapted, quantised, parametrised
+    or elsewhere.
+    """
+    biases = [(n, p) for n, p in linear.named_parameters() if n in ("bias", "base_layer.bias")]
+    if len(biases) != 1 or biases[0][1].is_meta:
+        return wide(linear(rows))
+    # a key bias can be 100 times the content: in half precision the sum would round it away
+    name, bias = biases[0]
+    zero = {name: torch.zeros_like(bias)}
+    return wide(torch.func.functional_call(linear, zero, (rows,))) + wide(bias)
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

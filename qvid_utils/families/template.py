@@ -167,8 +167,8 @@ class Template:
         """Where the words of each user turn lie in the text, from and to.
 
         Heads and tails with special tokens are no user's. A role in plain words may be part of a
-        question: then a turn opens first of all, or behind a tail, and the last one ends at the
-        last tail.
+        question: then a turn opens first of all, or behind a tail and not amid a sentence, and the
+        last one ends at the last tail.
         """
         text, size = line.text, len(line.text)
         mark = re.search(_MARK, self.tail)
@@ -181,8 +181,8 @@ class Template:
         for start, stop in [m.span() for m in re.finditer(heads, text)] if heads else [(0, 0)]:
             if heads and not re.search(_MARK, text[start:stop]):
                 free = line.apart[start] or (not opened and text[start - 1] in ".!?:")
-                closed = not opened or any(opened[-1][1] <= end < start for end in ends)
-                if not (free and closed):
+                closed = [end for end in ends if opened and opened[-1][1] <= end < start]
+                if not free or (opened and (not closed or _amid(text, closed[-1], start, stop))):
                     continue
             opened.append((start, stop))
         turns = []
@@ -269,6 +269,15 @@ def _parts(processor: Any, places: Sequence[str]) -> tuple[set[str], str, set[st
             # a default system text and what opens the prompt are no part of a turn's head
             heads.add(commonprefix([opening[::-1] for opening in openings])[::-1])
     return heads, tail, glues
+
+
+def _amid(text: str, tail: int, start: int, stop: int) -> bool:
+    """Whether role words stand amid one sentence, as in "is it ASSISTANT: or USER: here?": no full
+    stop before either of them, and no new sentence behind them."""
+    before = (text[tail - 1], text[start - 1])
+    return all(c.isalpha() or c == "," for c in before) and (
+        text[stop : stop + 1].islower() or text[stop : stop + 1] in ",.;?!"
+    )
 
 
 def _tokens(line: _Line, chosen: set[int], size: int) -> list[bool]:

@@ -19,7 +19,9 @@ class Tower:
     that an encoder call gives, G tower tokens in each; `given` are the encoder's arguments, with
     the shape in place of the pixels. Tokens that no tower token stands behind are zero.
     layers: addresses inside a tower, the first that exists; attention: inside one layer; norm:
-    inside a tower, where its projector is fed what that makes of the layers' output.
+    inside a tower, where its projector is fed what that makes of the layers' output; spans(base,
+    given): tower tokens of each picture, where pictures lie one after another in one row and the
+    layers are not told.
     """
 
     address: Mapping[str, str]
@@ -27,6 +29,7 @@ class Tower:
     layers: tuple[str, ...] = ("encoder.layers", "vision_model.encoder.layers")
     attention: str = "self_attn"
     norm: str = ""
+    spans: Callable[[nn.Module, Mapping[str, Any]], list[int]] | None = None
 
     def module(self, base: nn.Module, kind: str) -> nn.Module:
         return base.get_submodule(self.address[kind])

@@ -19,7 +19,8 @@ from ..methods import Method
 from ..methods import method as find_method
 from ..methods.evidence import WORDS, Evidence
 from .hooks import Engine
-from .plan import DEFAULT_KEEP, Looking, Stage, check_numbers, stages_of
+from .plan import DEFAULT_KEEP, check_numbers, stages_of
+from .stages import Looking, Stage
 from .trace import CutRecord, Trace
 
 __all__ = ["CutRecord", "Trace", "block_of", "observed", "pictures_once", "pruned"]

@@ -35,7 +35,11 @@ class Ledgers:
     """The ledgers of one block, by cache."""
 
     def __init__(self, depth: int):
-        self.depth, self.known = depth, WeakKeyDictionary()
+        self.depth = depth
+        self.forget()
+
+    def forget(self) -> None:
+        self.known: WeakKeyDictionary = WeakKeyDictionary()
 
     def of(self, cache: Any, past: int) -> Ledger:
         """The ledger of a cache that holds `past` tokens. ValueError where it was pruned in another

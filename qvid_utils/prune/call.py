@@ -13,8 +13,9 @@ from ..families import family_of, query_tokens
 from ..families.calls import check_axes, check_prompt
 from ..methods.evidence import needing
 from .caches import Ledger
-from .plan import Stage, Step, steps_of
+from .plan import Step, steps_of
 from .scene import Scene
+from .stages import Stage
 
 __all__ = ["Call", "Planner"]
 
@@ -32,6 +33,7 @@ class Call:
     mask: Any = None
     rotary: tuple[Tensor, Tensor] | None = None
     # only where the call has pictures:
+    number: int = 0  # among those of the block
     scene: Scene | None = None
     steps: list[list[Step]] = field(default_factory=list)  # per row, in the order of the cuts
     words: list[Tensor | None] = field(default_factory=list)  # per stage: (B, S) its query tokens
@@ -124,6 +126,7 @@ class Planner:
             steps=steps,
             stop=max(cutting),
             early=two_pass,
+            number=now.number,
         )
 
     def words(self, scene: Scene, grown: bool = False) -> list[Tensor | None]:

@@ -13,7 +13,7 @@ from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
 from ..families import Family, Unavailable
 from ..methods.evidence import needing
-from .plan import Stage
+from .stages import Stage
 
 __all__ = ["COMPILED", "Turnstile", "check_parts", "check_positions", "check_uncompiled"]
 

@@ -15,27 +15,25 @@ raises.
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from time import perf_counter
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_causal_mask
 
-from ..algebra.selection import Kept
 from ..families import family_of
 from ..families.attached import Attached, Hook
+from ..families.base import unwrapped
 from ..families.calls import check_continuation, check_outputs, has_pixels, real_tokens
-from ..families.deepstack import added_behind_cuts, check_merging
+from ..families.deepstack import added_behind_cuts
 from .caches import Ledgers
 from .call import Call, Planner
+from .cutting import Cutter
 from .entry import Turnstile, check_parts, check_positions, check_uncompiled
 from .generation import Generation
 from .other_question import asked_instead
-from .plan import Stage
 from .scene import Scene
-from .trace import CutRecord, Trace
+from .stages import Stage
+from .trace import Trace
 from .vision import Pictures
 
 __all__ = ["Engine"]
@@ -51,7 +49,8 @@ class Engine:
     def __init__(
         self, model: nn.Module, stages: Sequence[Stage], processor: Any = None, clip: Any = None
     ):
-        self.model, self.family, self.base = model, family_of(model), model.base_model
+        self.model = model = unwrapped(model)
+        self.family, self.base = family_of(model), model.base_model
         check_parts(model, self.family, stages)
         self.text = self.family.part(model, "language")
         self.layers = self.family.part(model, "layers")
@@ -59,42 +58,48 @@ class Engine:
         self.pictures = Pictures(model, stages, processor, clip)
         self.sees = self.pictures.sees
         check_positions(self.family, self.config, stages)
-        self.trace, self.prompts, self.now = Trace(), 0, None
+        self.prompts, self.now = 0, None
         self.asked = False  # whether a call with pictures has come, be it refused
         self.ledgers, self.generation = Ledgers(len(self.layers)), Generation(model)
+        self.cutter = Cutter(self.text, self.layers, stages, self.pictures, self.ledgers)
+        self.trace = self.cutter.trace
         self.planner = Planner(model, stages, processor, len(self.layers))
         self.turnstile = Turnstile()
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
-        with ExitStack() as stack:
-            hung = stack.enter_context(Attached())
-            stack.callback(self.forget)
-            stack.enter_context(self.turnstile.open(self.base))
-            if self.model is not self.base:
-                hung.hook(self.model, Hook(self.refuse))
-            hung.hook(self.base, Hook(self.begin))
-            hung.hook(self.base, Hook(self.end), after=True)
-            hung.hook(self.text, Hook(self.score_first))
-            for i, layer in enumerate(self.layers):
-                hung.hook(layer, Hook(self.enter, i))
-            added = added_behind_cuts(self.text, Hook(self.scene))
-            if added is not None:
-                hung.instead(self.text, "_deepstack_process", added)
-            stack.enter_context(self.pictures.watched())
-            self.generation.hang(stack.enter_context(Attached()))
-            yield self.trace
-            self.generation.leave()
-            if not self.asked:
-                warnings.warn(
-                    "no call with pictures has reached the model inside this block, so nothing was "
-                    "pruned: ask the very model that the block was given",
-                    stacklevel=5,
-                )
+        with self.turnstile.open(self.base), Attached() as hung:
+            try:
+                self.hang(hung)
+                yield self.trace
+                self.generation.leave()
+            finally:
+                self.forget()
+        if not self.asked:
+            warnings.warn(
+                "no call with pictures has reached the model inside this block, so nothing was "
+                "pruned: ask the very model that the block was given",
+                stacklevel=5,
+            )
+
+    def hang(self, hung: Attached) -> None:
+        if self.model is not self.base:
+            hung.hook(self.model, Hook(self.refuse))
+        hung.hook(self.base, Hook(self.begin))
+        hung.hook(self.base, Hook(self.end), after=True)
+        hung.hook(self.text, Hook(self.score_first))
+        for i, layer in enumerate(self.layers):
+            hung.hook(layer, Hook(self.enter, i))
+        added = added_behind_cuts(self.text, Hook(self.scene))
+        if added is not None:
+            hung.instead(self.text, "_deepstack_process", added)
+        self.pictures.hang(hung)
+        self.generation.hang(hung)
 
     def forget(self) -> None:
         self.generation.left, self.now = True, None
-        self.ledgers = Ledgers(len(self.layers))
+        self.ledgers.forget()
+        self.pictures.forget()
 
     def scene(self) -> Scene | None:
         """That of the pass that runs, if its call has pictures."""
@@ -140,6 +145,7 @@ class Engine:
 
     def plan(self, now: Call, ids: Tensor, past: int, kwargs: dict) -> None:
         """A call with pictures: find what it shows, and decide where to cut."""
+        now.number = self.prompts
         drafted = self.generation.drafted(ids.shape[1], past)
         self.planner.look(now, ids, past, drafted, kwargs.get("position_ids"))
         self.pictures.begin(now.scene, kwargs)
@@ -149,8 +155,10 @@ class Engine:
         self.prompts += 1
 
     def end(self, base: nn.Module, args: tuple, output: Any) -> None:
+        if not self.turnstile.leave():
+            return
         now, self.now = self.now, None
-        if self.turnstile.leave() and now is not None and output is not None:
+        if now is not None and output is not None:
             self.check_made(now)
             if now.scene is not None:
                 self.ledgers.remember(getattr(output, "past_key_values", None), now.ledger)
@@ -208,12 +216,12 @@ class Engine:
         if now.scene is not None:
             now.scene.enter(i, hidden, kwargs["position_embeddings"], self.sees)
             for stage in self.stages_at(i):
-                self.cut(i, stage)
+                self.cutter.cut(now, i, stage)
             hidden = now.scene.hidden
             if i == now.stop:
                 raise _Chosen
         if i in now.sites:
-            self.remask(i, hidden, kwargs.get("past_key_values"))
+            self.cutter.remask(now, i, hidden, kwargs.get("past_key_values"))
         if not now.short:
             return None
         # without position_ids no kernel takes positions with holes for packed sequences
@@ -226,118 +234,3 @@ class Engine:
         """The stages that some row has at layer i: first those that cut, then those that look."""
         here = {step.stage for steps in self.now.steps for step in steps if step.layer == i}
         return sorted(here, key=lambda k: (not self.stages[k].drops, k))
-
-    def cut(self, i: int, k: int) -> None:
-        """Stage k in every prompt where it has a cut at layer i."""
-        now, scene, stage = self.now, self.now.scene, self.stages[k]
-        here = [
-            (row, n)
-            for row, steps in enumerate(now.steps)
-            for n, step in enumerate(steps)
-            if (step.layer, step.stage) == (i, k)
-        ]
-        if not now.chosen.keys() >= {*here}:
-            self.check_finite(i)
-        survivors, gone = scene.valid.clone(), 0
-        for row, n in here:
-            places = scene.places(row)
-            kept = self.choice(i, row, n, places)
-            now.made[row, n] += 1
-            survivors[row, places] = False
-            survivors[row, places[kept.index]] = True
-            merged = self.pictures.projected(i, stage.method.name, kept, scene.hidden)
-            if merged is not None:
-                if now.early:
-                    raise ValueError("reading='two_pass' cannot merge tokens; use 'in_place'")
-                stands = kept.index if kept.stands is None else kept.stands.clamp(min=0)
-                check_merging(self.model.config, i, merged, scene.hidden[row, places[stands]])
-                scene.hidden = scene.hidden.clone()  # others may hold on to the stream as it was
-                scene.hidden[row, places[kept.index]] = merged
-            if kept.stands is not None:
-                known, sources = kept.stands >= 0, places[kept.stands.clamp(min=0)]
-                scene.relabel(row, places[kept.index], sources, known)
-            gone += len(places) - len(kept.index)
-            scene.lengths[row] -= len(places) - len(kept.index)
-        if stage.drops and i != now.stop:
-            self.drop(i, survivors, gone > 0)
-
-    def check_finite(self, i: int) -> None:
-        """ValueError where NaN or infinity enters layer i."""
-        scene = self.now.scene
-        broken = (scene.valid & ~torch.isfinite(scene.hidden).all(-1)).any(1)
-        if bool(broken.any()):
-            raise ValueError(
-                f"row {int(broken.nonzero()[0])}: NaN or infinite hidden states enter layer {i}; "
-                "look for broken pictures or weights, or an overflow of float16"
-            )
-
-    def choice(self, i: int, row: int, n: int, places: Tensor) -> Kept:
-        """What the nth cut of a row keeps of the tokens at `places`: chosen now, or before."""
-        now, scene, step = self.now, self.now.scene, self.now.steps[row][n]
-        if (row, n) in now.chosen:
-            return now.chosen[row, n]
-        started, numbers = perf_counter(), scene.number[row, places]
-        stage, words = self.stages[step.stage], now.words[step.stage]
-        about = {"rope": stage.method.rope, "last_norm": self.text.norm}
-        about |= self.pictures.about(scene, row, numbers, words)
-        evidence = scene.evidence(i, row, self.layers, words, stage.control.evidence, **about)
-        scores, kept = stage.choose(evidence, step.keep)
-        now.chosen[row, n] = kept
-        depth, first = len(self.layers), 0 if now.early else i
-        until = next((s.layer for s in now.steps[row][n + 1 :]), depth)
-        more = len(kept.index) - step.keep  # a selection may have counts of its own
-        self.trace.mean_tokens[row] += more * (until - first) / depth
-        self.trace.cuts.append(
-            CutRecord(
-                call=self.prompts - 1,
-                row=row,
-                layer=i,
-                method=stage.method.name,
-                scores=scores.detach(),
-                scored=numbers,
-                kept=numbers[kept.index],
-                n_visual=len(places),
-                n_query=0 if words is None else int(words[row].sum()),
-                seconds=perf_counter() - started,
-            )
-        )
-        return kept
-
-    def drop(self, i: int, survivors: Tensor, some: bool) -> None:
-        """Go on with the survivors (B, S'), which `some` are less than before."""
-        now, scene = self.now, self.now.scene
-        # where nobody goes even padding stays, so that keeping everything changes no bit
-        length = max(scene.lengths) if some else survivors.shape[1]
-        if i == 0:
-            now.ledger.lost += survivors.shape[1] - length
-            now.ledger.pads = 0 if now.real is None else (~now.real).sum(1)
-        scene.visual = scene.visual & survivors  # a loser may stay as filler: nobody's candidate
-        scene.valid = survivors
-        # survivors in order at the right edge; shorter rows are filled up on the left
-        scene.take(survivors.long().argsort(dim=1, stable=True)[:, -length:])
-        now.valid, now.rotary = scene.valid, scene.rotary
-        if i == 0:
-            scene.close_door()
-
-    def remask(self, i: int, hidden: Tensor, cache: Any) -> None:
-        """The mask, and the rotary pair if renumbered, of layer i and the ones that follow."""
-        now, ledger, (rows, new) = self.now, self.now.ledger, hidden.shape[:2]
-        past = 0 if cache is None else int(cache.get_seq_length(i))
-        above = max((site for site in ledger.seen if site <= i), default=None)
-        seen = now.real if above is None else ledger.seen[above]
-        if seen is not None or now.valid is not None:
-            every = hidden.new_ones(rows, past + new, dtype=torch.bool)
-            old = every[:, :past] if seen is None else seen[:, :past]  # it may have been cropped
-            seen = torch.cat([old, every[:, past:] if now.valid is None else now.valid], 1)
-            if now.scene is not None and bool(seen.all()):
-                seen = None
-        ledger.seen[i] = seen
-        self.ledgers.was_cut(cache, ledger)
-        now.mask = create_causal_mask(self.config, hidden, seen, cache, layer_idx=i)
-        now.short = True
-        if i in ledger.renumbered:
-            places = torch.arange(past + new, device=hidden.device)[None]
-            places = places if seen is None else (seen.cumsum(1) - 1).clamp(min=0)
-            now.rotary = self.text.rotary_emb(hidden, position_ids=places[:, past:])
-            if now.scene is not None:
-                now.scene.rotary = now.rotary

@@ -6,8 +6,7 @@ block: the tower's forward and the model's encoders are replaced on the instance
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import ref
@@ -31,7 +30,7 @@ _UNKNOWN = (
 
 
 class TowerSite:
-    """What the engine asks: `inside` for the block, `told` at each prompt, `filled` at the cut.
+    """What the engine asks: `hang` for the block, `told` at each prompt, `filled` at the cut.
 
     encode: ToMe or Downsampling; keep_of: visual tokens of a prompt → how many of them it keeps,
     shared evenly among its pictures and frames. Raises Unavailable, with the reason, where the
@@ -69,6 +68,12 @@ class TowerSite:
                 f"{self.encode}: this model joins several layers of its tower, which would hold "
                 "different tokens"
             )
+        embeddings = _inner(tower).embeddings.parameters()
+        if not isinstance(self.encode, ToMe) and any(p.is_meta for p in embeddings):
+            raise Unavailable(
+                f"{self.encode}: the tower's table of positions is offloaded, and the library "
+                "reads it outside its layer; keep the vision tower on the device"
+            )
         kernel = tower.config._attn_implementation
         if isinstance(self.encode, ToMe) and kernel not in ("sdpa", "eager"):
             raise Unavailable(
@@ -78,22 +83,17 @@ class TowerSite:
 
     # ---------------------------------------------------------------------------- for the engine
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        with Attached() as hung:
-            try:
-                for kind, address in self.towers.items():
-                    tower = self.base.get_submodule(address)
-                    hung.instead(tower, "forward", self._tower(tower))
-                    name = f"get_{kind}_features"
-                    # the class's own: what pictures_once remembers is another encoding
-                    own = getattr(type(self.base), name).__get__(self.base)
-                    hung.instead(self.base, name, self._encoder(kind, own))
-                if hasattr(self.model, "generate"):
-                    hung.instead(self.model, "generate", self._generate())
-                yield
-            finally:
-                self._forget()
+    def hang(self, hung: Attached) -> None:
+        """Stand in for the towers and the encoders, for as long as `hung` does."""
+        for kind, address in self.towers.items():
+            tower = self.base.get_submodule(address)
+            hung.instead(tower, "forward", self._tower(tower))
+            name = f"get_{kind}_features"
+            # the class's own: what pictures_once remembers is another encoding
+            own = getattr(type(self.base), name).__get__(self.base)
+            hung.instead(self.base, name, self._encoder(kind, own))
+        if hasattr(self.model, "generate"):
+            hung.instead(self.model, "generate", self._generate())
 
     def told(self, ids: Tensor, encoded: dict[str, Any] | None = None) -> None:
         """A prompt is about to be encoded, or (`encoded`) has been."""
@@ -116,7 +116,7 @@ class TowerSite:
         """(N_v,) bool: which slots of a row's visual tokens the tower has filled."""
         return self.rows[row]
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self.waiting, self.shares, self.rows, self.made = {}, None, [], []
 
     def _pictures(self, seen: Sequence[int]) -> list[int]:

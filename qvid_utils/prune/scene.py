@@ -99,14 +99,16 @@ class Scene:
         self,
         i: int,
         row: int,
+        places: Tensor,
         layers: nn.ModuleList,
         words: Tensor | None = None,
         make: Callable[..., Evidence] = Evidence,
         **about: Any,
     ) -> Evidence:
-        """What one prompt shows where layer i begins; words (B, S): the query among the ids."""
+        """What one prompt shows where layer i begins; places (N_v,) of its visual tokens; words
+        (B, S): the query among the ids."""
         here = (self.valid[row] & (self.column[row] < self.end)).nonzero()[:, 0]
-        visual, columns = self.visual[row, here].nonzero()[:, 0], self.column[row, here]
+        visual, columns = torch.searchsorted(here, places), self.column[row, here]
         cos, sin = (t.expand(len(self.valid), -1, -1)[row, here] for t in self.rotary)
         prompt = self.given[row, : self.end].nonzero()[:, 0]
 
@@ -129,7 +131,7 @@ class Scene:
             before=None if self.before is None else self.before[row, here],
             module_before=layers[i - 1] if i else None,
             find_query=lambda: words[row, columns].nonzero()[:, 0],
-            features_of=self._features(row, here[visual]),
+            features_of=self._features(row, places),
             find_text=lambda: (columns > shown()[-1]).nonzero()[:, 0],
             at_door=at_door,
             **about,

@@ -1,8 +1,7 @@
 """What the pictures of a call show to a block: how they lie, the vision tower, CLIP."""
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,14 +9,15 @@ from torch import Tensor, nn
 
 from ..algebra.selection import Kept
 from ..families import Unavailable, family_of, processor_of
-from ..families.calls import sizes_seen
+from ..families.attached import Attached
+from ..families.calls import watch_sizes
 from ..families.layout import frames_of
 from ..methods import METHODS
 from ..methods.evidence import needing
 from ..models.clip import clip_pair
-from .plan import Stage
 from .scene import Scene
-from .vision_tower import Encodings, tower_seen
+from .stages import Stage
+from .vision_tower import Encodings, watch_towers
 
 __all__ = ["Pictures"]
 
@@ -42,17 +42,16 @@ class Pictures:
         self.counts: list[int] = []  # visual tokens of each row
         self.sizes: dict[str, Any] = {}  # what the encoders were told, for how the tokens lie
         self.encodings = Encodings()  # what the tower held
+        if self.site is not None:
+            self.site.forget()
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        with ExitStack() as left:
-            left.callback(self.forget)
-            if self.site is not None:
-                left.enter_context(self.site.inside())
-            self.sizes = left.enter_context(sizes_seen(self.model))
-            if self.sees & needing("tower"):
-                self.encodings = left.enter_context(tower_seen(self.model, self.family))
-            yield
+    def hang(self, hung: Attached) -> None:
+        """Watch the encoders, for as long as `hung` does."""
+        if self.site is not None:
+            self.site.hang(hung)
+        self.sizes = watch_sizes(hung, self.model)
+        if self.sees & needing("tower"):
+            self.encodings = watch_towers(hung, self.model, self.family)
 
     def begin(self, scene: Scene, arguments: dict[str, Any]) -> None:
         """A call with pictures begins; arguments: of the base model's forward."""

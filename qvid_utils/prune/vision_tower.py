@@ -20,15 +20,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..families import Family
 from ..families.attached import Attached
-from ..families.calls import wrapped_encoders
-from ..families.projections import wide
+from ..families.calls import wrap_encoders
+from ..families.projections import product, wide
 
-__all__ = ["Encoded", "Encodings", "tower_seen"]
+__all__ = ["Encoded", "Encodings", "watch_towers"]
 
 QUERIES_AT_ONCE = 512  # rows of attention held at a time for the mean that is received
 
@@ -141,16 +140,12 @@ class Encoded:
 
     def _flat(self, attention: nn.Module, which: str, rows: Tensor) -> Tensor:
         """q or k of rows (..., D), all heads in a row; the bias is added in float32."""
-        module, part = getattr(attention, f"{which}_proj", None), slice(None)
         norm = getattr(attention, f"{which}_norm", nn.Identity())
-        if module is None:  # one matrix for queries, keys and values
-            module = attention.qkv
-            width = module.out_features // 3
-            part = slice(width * (which == "k"), width * (1 + (which == "k")))
-        if type(module) is not nn.Linear:
-            return norm(wide(module(rows))[..., part])
-        out = wide(linear(rows, module.weight[part]))
-        return norm(out if module.bias is None else out + wide(module.bias[part]))
+        module = getattr(attention, f"{which}_proj", None)
+        if module is not None:
+            return norm(product(module, rows))
+        # one matrix for queries, keys and values
+        return norm(product(attention.qkv, rows).chunk(3, -1)["qk".index(which)])
 
     def _heads(self, rows: Tensor, which: str = "q", attention: nn.Module | None = None) -> Tensor:
         """(..., n, D) → (..., H, n, d), not rotated."""
@@ -170,6 +165,8 @@ class Encoded:
 
     def _sizes(self, length: int) -> list[int]:
         """Tower tokens of each picture or frame: nobody looks beyond its own."""
+        if (spans := self.family.tower.spans) is not None:
+            return spans(self.base, self.given)
         borders = self.about.get("cu_seqlens")
         if borders is not None:
             return borders.diff().tolist()
@@ -223,9 +220,8 @@ class Encodings:
         return out
 
 
-@contextmanager
-def tower_seen(model: nn.Module, family: Family) -> Iterator[Encodings]:
-    """Watch the vision towers inside the block; no hook stays."""
+def watch_towers(hung: Attached, model: nn.Module, family: Family) -> Encodings:
+    """What the vision towers hold from now on, for as long as `hung` does."""
     base, seen = model.base_model, Encodings()
 
     def watching(name: str, encode: Callable) -> Callable:
@@ -251,8 +247,8 @@ def tower_seen(model: nn.Module, family: Family) -> Iterator[Encodings]:
 
         return watched
 
-    with wrapped_encoders(model, watching):
-        yield seen
+    wrap_encoders(hung, model, watching)
+    return seen
 
 
 def _blank(base: nn.Module, family: Family, kind: str, given: dict[str, Any]) -> Encoded:

@@ -175,3 +175,11 @@ def test_other_bad_options_are_named():
     broken[0, 0] = float("nan")
     with pytest.raises(ValueError, match="1 of 6 entries"):
         ridge(broken)
+
+
+@pytest.mark.parametrize("alpha, dtype", [(0.3, torch.float32), (1e-4, torch.float64)])
+def test_products_are_float32_where_the_penalty_makes_them_exact_enough(alpha, dtype, monkeypatch):
+    asked, bmm = [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: asked.append(b.dtype) or bmm(a, b))
+    ridge(draw(2, 12, 60).float(), alpha)
+    assert asked == [dtype] * 2

@@ -26,7 +26,7 @@ from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run.cell import Cell
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.run.look import look
-from qvid_utils.workbook.studies import video
+from qvid_utils.workbook.studies import video, video_run
 
 LEAST = 0.85  # of the questions of a type, all of them (`python -m qvid_utils run --stored video`)
 EXACT = 1e-4  # in float32, logits of about 20
@@ -167,7 +167,7 @@ def test_it_answers_and_random_pruning_hurts(loaded):
 
 def test_it_answered_every_type_of_question(family):
     """In the stored run, on all questions; the next test asks some again."""
-    stored = video.stored("tiny", table=MODELS[family][0])
+    stored = video_run.stored("tiny", table=MODELS[family][0])
     full = stored[stored["method"] == "full"]
     assert len(full) == sum(len(video_suite(name).samples) for name in TINY_VIDEO)
     assert (full.groupby(["suite", "kind"])["score"].mean() >= LEAST).all()
@@ -176,7 +176,7 @@ def test_it_answered_every_type_of_question(family):
 def test_the_stored_answers_come_again(loaded, family):
     """Some questions of every length: unpruned, what QViD keeps at a tenth, and the baselines."""
     table = MODELS[family][0]
-    stored, least = video.stored("tiny", table=table), min(video.SHARES[table])
+    stored, least = video_run.stored("tiny", table=table), min(video.SHARES[table])
     suites = [some("tiny_mvbench", 8, 6), some("tiny_videomme", 16, 3)]
     suites = [one.only(set(one.samples["id"]) & set(stored["sample"])) for one in suites]
     records = video.evaluate_shares(*loaded, suites, ["qvid"], (least,))

@@ -75,6 +75,7 @@ LAID = {  # family: blocks of BOTH (two pictures), of STAR (one), of FILM (a vid
         [Block(1, 4, 4), Block(1, 8, 4, line=1)], [Block(3, 2, 2)],
     ),
     **dict.fromkeys(IDEFICS, ([Block(1, 4, 4)] * 3, [Block(1, 4, 4)] * 2, None)),
+    "mistral3": ([Block(1, 4, 4), Block(1, 2, 6)], [Block(1, 4, 4)], None),
     "internvl": ([Block(1, 4, 4)] * 3, [Block(1, 4, 4)] * 2, None),  # two tiles and one
     "video_llava": ([Block(1, 4, 4)] * 2, [Block(1, 4, 4)], [Block(2, 4, 4, lead=1)]),
     "llava_onevision": (
@@ -295,7 +296,12 @@ def test_the_chosen_words_of_each_family(model_type, name):
     text, template = chat(own, *turns), template_of(built(model_type))
     assert words(text, "question", template, own) == question
     assert words(text, "content", template, own) == question.removesuffix(TAIL)
-    endings = ("<|im_end|> <|im_start|> assistant", "<end_of_utterance> Assistant :", "ASSISTANT:")
+    endings = (
+        "<|im_end|> <|im_start|> assistant",
+        "<end_of_utterance> Assistant :",
+        "[/INST]",
+        "ASSISTANT:",
+    )
     ending = next(one for one in endings if one.split()[0] in text)
     if name in ("image first", "two images", "own system turn", "video first"):
         after = "<|vision_end|> " if model_type in QWEN else ""

@@ -18,7 +18,7 @@ UNKNOWN = """
     aria blip-2 cohere_compass cosmos3_edge cosmos3_omni deepseek_ocr2 deepseek_vl
     deepseek_vl_hybrid diffusion_gemma ernie4_5_vl_moe fast_vlm fuyu glm46v glm4v glm4v_moe glm_ocr
     glmga got_ocr2 granite4_vision granite_docling hunyuan_vl hyperclovax_vision_v2 instructblip
-    instructblipvideo janus kimi_k25 kosmos-2 kosmos-2.5 lighton_ocr minimax_m3_vl mistral3 mistral4
+    instructblipvideo janus kimi_k25 kosmos-2 kosmos-2.5 lighton_ocr minimax_m3_vl mistral4
     mistral_large4 molmo2 ovis2 paddleocr_vl perception_lm pp_chart2table qianfan_ocr
     qwen2_5_omni_thinker qwen3_omni_moe_thinker qwen4_exp step3p7 video_llama_3 vipllava
 """.split()

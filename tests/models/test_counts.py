@@ -6,7 +6,8 @@ from test_models import picture
 from twins import built, image_processor_of
 
 from qvid_utils.families import FAMILIES
-from qvid_utils.families.calls import sizes_seen
+from qvid_utils.families.attached import Attached
+from qvid_utils.families.calls import watch_sizes
 
 SIZES = (
     (24, 24), (20, 30), (30, 20), (48, 48), (90, 20), (17, 71), (100, 37), (64, 64), (33, 34),
@@ -29,6 +30,7 @@ def test_the_blocks_count_what_the_processor_writes_for_ten_sizes(model_type):
             inputs = processor(images=[pictures], text=[text], return_tensors="pt")
             written = int(torch.isin(inputs["input_ids"], known).sum())
             assert sum(b.tokens for b in family.blocks(model.config, inputs)) == written > 0
-            with sizes_seen(model) as seen:
+            with Attached() as hung:
+                seen = watch_sizes(hung, model)
                 model(**inputs)
             assert sum(seen["encoded"].values()) == written

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from qvid_utils.paths import FIGURES, NOTEBOOKS
 from qvid_utils.workbook.cli.notebooks import KEPT_CELL_METADATA, NOTEBOOK_METADATA, as_text
 
-MAX_BYTES = 800_000  # its figures have 200 dpi
+MAX_BYTES = 1_000_000  # its figures have 200 dpi
 EXTENSIONS = {
     "save": (".png", ".pdf", ".csv"),
     "save_table": (".csv", ".md", ".tex"),

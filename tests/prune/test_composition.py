@@ -180,7 +180,7 @@ TWICE = replace(method("random"), schedule=twice)
          "'random' keeps 11 visual tokens at layer 5, where the others have left 4"),
         ([("stride", 8), ("qvid", 4, {"reading": "two_pass"})], {}, ValueError,
          "reading='two_pass' starts over"),
-        ([("qvid", 8, {"ranc": 2})], {}, ValueError, "has no ranc"),
+        ([("qvid", 8, {"ranc": 2})], {}, ValueError, "takes no ranc"),
         ([("stride", 17), ("qvid", 4)], {}, ValueError, "keep=17: the prompt has 16"),
         ([("stride", 8, {"layer": LAYERS})], {}, ValueError, "layer=8"),
         (5, {}, TypeError, "method=5: give a method's name"),

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from twins import DOTS, STAR, ask, twin
 
 from qvid_utils.families import family_of
-from qvid_utils.prune import hooks as pruning
+from qvid_utils.prune import cutting as pruning
 from qvid_utils.prune import pruned
 
 FAMILIES = ["llava", "qwen2_vl"]

@@ -14,6 +14,7 @@ from oracle import masked, places
 from pairwise import matrix
 from transformers import CompileConfig, DynamicCache, StaticCache
 from twins import (
+    BEAMS_SHARE,
     BOTH,
     CASES,
     DOTS,
@@ -433,6 +434,8 @@ def test_a_question_that_repeats_itself_scores_as_its_svd_with_a_rank_cut(family
 
 @families
 def test_sampling_beams_static_cache_and_assisted_decoding(family):
+    if family == "internvl" and not BEAMS_SHARE:
+        return  # older versions repeat its tiles one by one, so that beams see others' tiles
     model, inputs = built(family), ask(STAR, DOTS, model_type=family)
     with pruned(model, "qvid", KEEP, layer=2) as trace:
         greedy = generate(model, inputs, 6).sequences

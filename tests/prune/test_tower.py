@@ -230,6 +230,32 @@ def test_words_are_pooled_as_the_model_pools_its_features(family, kind, kernel, 
 
 
 @pytest.mark.parametrize(
+    ("family", "part"),
+    [
+        ("internvl", "multi_modal_projector"),
+        ("idefics3", "connector.modality_projection"),
+        ("smolvlm", "connector.modality_projection"),
+    ],
+)
+def test_joined_patches_are_what_the_projector_is_fed(family, part):
+    """And what they receive is their tower's own attention, in the same order."""
+    model, inputs, fed = built(family, attention="eager"), ask(BOTH, STAR, model_type=family), []
+    spy = model.base_model.get_submodule(part).register_forward_pre_hook(
+        lambda m, args: fed.append(args[0])
+    )
+    rows = seen(model, inputs, "patches", "received", "tiles")
+    spy.remove()
+    close(torch.cat([row["patches"] for row in rows]), fed[0].flatten(0, -2), 1e-5)
+    assert rows[0]["tiles"].tolist() == [0] * 16 + [1] * 16 + [2] * 16
+    one = FAMILIES[family].part(model, "vision")
+    pixels = inputs["pixel_values"].flatten(0, -4)
+    attention = attended(one, pixels[pixels.flatten(1).any(1)])[0][-1].mean((1, 2))  # (tiles, n)
+    attention = attention[:, attention.shape[1] - 64 :]  # without a class token
+    cells = attention.reshape(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
+    close(torch.cat([row["received"] for row in rows]), cells)
+
+
+@pytest.mark.parametrize(
     ("family", "prompt", "frames"),
     [
         # 16 places of the whole picture, then in large: 30 x 20 pixels in 8 x 4 places are 6 x 4

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,6 +20,7 @@ from ..benchmarks.paper_profile import CHECKPOINT, SUITES, lacking_told, named, 
 from ..run.cell import KEEPS, Cell, grid, keeps_of
 from ..run.checks import check_names, check_run
 from ..run.key import model_parts
+from ..run.own_rules import take_in
 from ..run.store import Store, StoreError
 from ..run.workers import Plan, in_processes, on_ray
 from ..studies.cell_lists import stored_cells, table_cells
@@ -28,12 +30,14 @@ from .options import report
 
 #: Options after which the table is not one that the notebooks read.
 OWN = ("model", "methods", "keeps", "shares", "layers", "ranks", "suites", "store", "no_full",
-       "name")  # fmt: skip
+       "name", "control", "own")  # fmt: skip
 
 
 def work(chosen: argparse.Namespace) -> int:
     """Evaluate, write the table, say where; 1 for a run that stopped. Errors of the arguments are
     raised before anything is asked."""
+    if chosen.stored or chosen.rekey is not None:
+        return _stored(chosen)
     began = perf_counter()
     plan, out, name = _plan(chosen)
     how: dict[str, Any] = {"progress": True, "wait": not chosen.no_wait}
@@ -65,6 +69,29 @@ def work(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _stored(chosen: argparse.Namespace) -> int:
+    """Make a stored run of its own, or give stored runs the keys of today; 1 where one is another's
+    answers by now."""
+    from ..studies.stored_runs import MAKERS, rekey, runs_in
+
+    if chosen.stored:
+        table = {"table": chosen.table or "2b"} if chosen.stored == "video" else {}
+        made = MAKERS[chosen.stored](
+            chosen.profile or "tiny", limit=chosen.limit, seed=chosen.seed, folder=chosen.store,
+            out=chosen.out, **table,
+        )  # fmt: skip
+        print(*made, sep="\n")
+        return 0
+    code = 0
+    for path in chosen.rekey or runs_in(chosen.out or DATA / "measured"):
+        try:
+            print("{}: {} of {} answers asked again are the same, of {}".format(path, *rekey(path)))
+        except ValueError as other:
+            report("run", other, getattr(other, "__notes__", []))
+            code = 1
+    return code
+
+
 def _print_means(records: pd.DataFrame) -> None:
     """Right answers in %, cell by suite, where they fit a screen; all else is in the table."""
     lines = [c for c in ("method", "variant", "keep", "retention_pct", "layer") if c in records]
@@ -79,6 +106,8 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     table of the papers."""
     start(chosen.seed)
     _check_options(chosen)
+    for file in chosen.own or ():
+        take_in(file)
     if chosen.table and chosen.table not in ANSWERS:
         raise ValueError(f"--table {chosen.table}: the tables of answers are {', '.join(ANSWERS)}")
     profile = chosen.profile or ("paper" if chosen.table else "tiny")
@@ -94,7 +123,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
     plan = Plan(
         model, suites, tuple(cells), str(folder),
         {k: v for k, v in options.items() if v is not None}, chosen.limit, chosen.seed,
-        chosen.batch_size, chosen.shuffle, chosen.on_error,
+        chosen.batch_size, chosen.shuffle, chosen.on_error, tuple(map(str, chosen.own or ())),
     )  # fmt: skip
     if chosen.table:
         out = chosen.out or (folder if chosen.model else DATA / "measured")
@@ -106,7 +135,7 @@ def _plan(chosen: argparse.Namespace) -> tuple[Plan, Path, str]:
 
 def _check_options(chosen: argparse.Namespace) -> None:
     """ValueError for options that need another, or that a table leaves no room for."""
-    for option in ("keeps", "shares", "layers", "ranks", "no_full", "methods", "model"):
+    for option in (*OWN[1:6], "control", "no_full", "model"):
         if not getattr(chosen, option):
             continue
         word = f"--{option.replace('_', '-')}"
@@ -155,6 +184,9 @@ def _cells(chosen: argparse.Namespace, config: Any) -> list[Cell]:
     ranks = [{"rank": rank} for rank in chosen.ranks or ()] or [{}]
     more = [{"shares": shares, **rank} for rank in ranks]
     pruned = [cell for one in more for cell in grid(chosen.methods, keeps, layers, **one)]
+    pruned += [
+        replace(cell, control=control) for control in chosen.control or () for cell in pruned
+    ]
     return pruned if chosen.no_full else [Cell(), *pruned]
 
 

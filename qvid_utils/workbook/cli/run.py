@@ -40,6 +40,20 @@ def _add_cells(add: Callable) -> None:
         help="all cells of a table of the papers (1, 2a ... svd_1): its "
         "checkpoint, methods, budgets, layers, ranks and benchmarks, into data/measured",
     )
+    add(
+        "--stored",
+        choices=("video", "svd_prune"),
+        help="make a stored run of its own, with --profile, --table (of video), --limit, --seed, "
+        "--store and --out alone",
+    )
+    add(
+        "--rekey",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="keep stored runs that are refused (default: all in --out or data/measured): one "
+        "question in a hundred is asked again; if the answers are the same, the keys are today's",
+    )
     add("--model", metavar="NAME", help="embedded, a folder or a hub id (default: the profile's)")
     add("--revision", help="of a hub id")
     add("--methods", nargs="+", metavar="NAME", help="default: the cells of notebooks 02 and 03")
@@ -65,6 +79,20 @@ def _add_cells(add: Callable) -> None:
         help="where to cut (default: the method's)",
     )
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
+    add(
+        "--control",
+        nargs="+",
+        choices=("another-question", "noise", "keys"),
+        help="each method once more, scored without its question: does the question matter?",
+    )
+    add(
+        "--import",
+        dest="own",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="Python files whose rules and methods --methods may name",
+    )
     add("--no-full", action="store_true", help="without the model as it is")
     add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")
 

@@ -18,8 +18,7 @@ from torch import nn
 from ...algebra.cuts import Infeasible
 from ...families import family_of
 from ...methods import Method, method
-from ...prune import Trace, pruned
-from ...prune import hooks as hook_file
+from ...prune import Trace, cutting, pruned
 from ..benchmarks.base import FULL
 from ..tables.schema import tidy
 from .flops import Cost
@@ -118,7 +117,7 @@ def run(
     def end(*_: Any) -> None:
         marks["end"] = clock()
 
-    ours = mock.patch.object(hook_file, "perf_counter", clock) if exact_score else nullcontext()
+    ours = mock.patch.object(cutting, "perf_counter", clock) if exact_score else nullcontext()
     # before `pruned`, whose own hook on the language model runs the first of two passes
     hooks = [text.register_forward_pre_hook(begin), text.register_forward_hook(end)]
     try:

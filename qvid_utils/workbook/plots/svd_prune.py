@@ -50,7 +50,7 @@ def over_tokens(panels: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> F
         ax.set_xscale("log", base=2)
         ax.set_xticks(keeps, [str(keep) for keep in keeps])
         ax.minorticks_off()
-        ax.set_xlim(keeps[0] / 2.8, None)
+        ax.set_xlim(keeps[0] / 4.5, None)
         first = part.loc[part.groupby("method")["keep"].idxmin()].sort_values("all")
         low, high = ax.get_ylim()
         places = spread(first["all"].tolist(), (high - low) / 26)

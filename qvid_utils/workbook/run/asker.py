@@ -1,10 +1,11 @@
 """Asks the model: what the cells of one batch share is made once."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,15 @@ def prompts_of(model: nn.Module, processor: Any, rows: pd.DataFrame | Sequence[A
 class Asker:
     """Asks the model; what the cells of one batch share is made once."""
 
-    def __init__(self, model: nn.Module, processor: Any, suites: Sequence[Suite]):
-        self.model, self.processor = model, processor
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        suites: Sequence[Suite],
+        others: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ):
+        """others: suite -> sample -> another question, for the cells that are scored with it."""
+        self.model, self.processor, self.others = model, processor, others
         by_name = {one.name: one for one in suites}
         self.rows = {name: _rows_of(one) for name, one in by_name.items()}
         self.shown: dict[int, str] = {}  # hashes of pictures that were shown before
@@ -76,9 +84,12 @@ class Asker:
             together = [other.cell for other, them in self.coming if them == ids]
             inputs = prompts_of(self.model, self.processor, rows)
             hashes = _prompt_hashes(inputs, rows, self.shown)
-            self.batches[tuple(ids)] = Batch(self.model, inputs, hashes, together, task.suite)
+            others = [self.others.get(task.suite.name, {}).get(name, "another?") for name in ids]
+            self.batches[tuple(ids)] = Batch(
+                self.model, inputs, hashes, together, task.suite, others
+            )
         batch = self.batches[tuple(ids)]
-        asked = self._cuts(task, ids, batch.grid.counts)
+        asked = self._cuts(task, ids, batch)
         try:
             answer, seconds = batch.answer(task.cell, asked)
         except Infeasible as floor:
@@ -107,19 +118,15 @@ class Asker:
                 del record["score"]
         return records
 
-    def _cuts(
-        self, task: Task, ids: list[str], counts: Sequence[int]
-    ) -> tuple | list[tuple] | None:
-        """The cell as `Grid` takes it; of a shared budget each question has its part.
-
-        counts: visual tokens of each question.
-        """
+    def _cuts(self, task: Task, ids: list[str], batch: "Batch") -> tuple | list[tuple] | None:
+        """The cell as `Grid` takes it; of a shared budget each question has its part."""
+        counts = batch.grid.counts
         if not task.cell.shared:
-            return task.cell.asked(counts)
+            return task.cell.asked(counts, batch.others)
         known = self.by_spectrum.setdefault(task.cell, {})
         if task.suite.name not in known:
             known[task.suite.name] = self._by_spectrum(task)
-        *before, (chosen, _, place) = task.cell.stages(counts)
+        *before, (chosen, _, place) = task.cell.stages(counts, batch.others)
         return [*before, (chosen, [known[task.suite.name][name] for name in ids], place)]
 
     def _by_spectrum(self, task: Task) -> dict[str, int]:
@@ -146,11 +153,17 @@ class Batch:
     """One batch of prompts and the cells that are asked about it."""
 
     def __init__(
-        self, model: nn.Module, inputs: Any, hashes: list[str], cells: Sequence[Cell], one: Suite
+        self,
+        model: nn.Module,
+        inputs: Any,
+        hashes: list[str],
+        cells: Sequence[Cell],
+        one: Suite,
+        others: Sequence[str],
     ):
-        self.hashes = hashes
+        self.hashes, self.others = hashes, others
         self.grid = Grid(model, inputs, max_new_tokens=one.new_tokens or NEW_TOKENS)
-        asked = [(cell, cell.asked(self.grid.counts)) for cell in cells]
+        asked = [(cell, cell.asked(self.grid.counts, others)) for cell in cells]
         shared = [(cell, cuts) for cell, cuts in asked if self.grid.shares(cuts)]
         self.cells = [cell for cell, _ in shared]
         self.turns = self.grid.together([cuts for _, cuts in shared])

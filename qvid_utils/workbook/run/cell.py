@@ -10,6 +10,8 @@ from ..benchmarks.base import CELL
 from ..benchmarks.prompts import same_share
 from .plain import plain
 
+#: Ways of scoring a method without its question, as `Cell` takes them.
+CONTROLS = ("another-question", "noise", "keys")
 KEEPS = (48, 32, 16)  # of 144: the papers' 192, 128 and 64 of 576 (`keeps_of`)
 
 
@@ -24,7 +26,9 @@ class Cell:
     questions of a suite, each gets its part by its interaction spectrum (`budgets`); share: instead
     of `keep`, the budget in % of each prompt's own visual tokens (`cuts.count_at`), for models
     to which pictures or clips differ in size; of all of them, also where `before` leaves fewer:
-    what is more than that is an error, before a run where it holds for every prompt.
+    what is more than that is an error, before a run where it holds for every prompt. control: the
+    method is scored without its question, by "noise" or the "keys" alone (`pruned`'s control), or
+    by "another-question" of its suite (`benchmarks.other_questions`).
     """
 
     method: str | Method | None = None
@@ -35,6 +39,7 @@ class Cell:
     before: tuple = ()
     shared: bool = False
     share: float | None = None
+    control: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (("keep", 1), ("layer", 0)):
@@ -56,7 +61,12 @@ class Cell:
                 f"cell with method={self.method!r} and keep={self.keep!r}: give both to prune "
                 "(or share in place of keep), neither for the full model"
             )
-        more = self.params or self.layer is not None or self.lists or self.before or self.shared
+        if self.control not in ("", *CONTROLS):
+            raise ValueError(
+                f"cell with control={self.control!r}: it must be one of {', '.join(CONTROLS)}"
+            )
+        more = self.params or self.layer is not None or self.lists or self.before
+        more = more or self.shared or self.control
         if self.method is None and more:
             raise ValueError("cell without a method: the full model has no layer and no parameters")
         if self.method is not None:
@@ -90,17 +100,26 @@ class Cell:
         place = {"layer": options.pop("layer")} if "layer" in options else {}
         return [(method(name, **options), keep, place)]
 
-    def stages(self, counts: Sequence[int]) -> list[tuple[Method, int | list[int], dict[str, Any]]]:
+    def stages(
+        self, counts: Sequence[int], others: Sequence[str] = ("another?",)
+    ) -> list[tuple[Method, int | list[int], dict[str, Any]]]:
         """What `pruned` takes for a batch of prompts with so many visual tokens each: the cut that
-        comes first, if any, then the cell's own."""
-        own = {} if self.layer is None else {"layer": self.layer}
+        comes first, if any, then the cell's own. others: another question for each prompt, which a
+        control may ask for."""
+        own: dict[str, Any] = {} if self.layer is None else {"layer": self.layer}
+        if self.control == CONTROLS[0]:
+            own["score_question"] = list(others)
+        elif self.control:
+            own["control"] = self.control
         return [*self.first, (self.chosen, self.budget(counts), own)]
 
-    def asked(self, counts: Sequence[int]) -> tuple | list[tuple] | None:
+    def asked(
+        self, counts: Sequence[int], others: Sequence[str] = ("another?",)
+    ) -> tuple | list[tuple] | None:
         """The cell as `grid.answers` takes it: one cut, several one after the other, or none."""
         if self.method is None:
             return None
-        stages = self.stages(counts)
+        stages = self.stages(counts, others)
         return stages if self.before or self.shared else stages[0]
 
     @property
@@ -114,6 +133,7 @@ class Cell:
         words += [f"lists={self.lists}"] if self.lists else []
         words += [f"after {self.before[0]} {self.before[1]}"] if self.before else []
         words += ["budget shared by spectrum"] if self.shared else []
+        words += [f"control={self.control}"] if self.control else []
         return {
             "method": chosen.name,
             "variant": ", ".join(words),
@@ -137,6 +157,8 @@ class Cell:
         found = {"method": plain(self.chosen), "keep": self.keep, "layer": self.layer}
         if self.share is not None:
             found["share"] = self.share
+        if self.control:
+            found["control"] = self.control
         if self.before:
             found["before"] = plain(self.first[0])
         return found | ({"shared": True} if self.shared else {})

@@ -13,10 +13,11 @@ from ...algebra.fast_leverage import kernel
 from ...models.load import load
 from ...paths import PROFILES
 from ..benchmarks import TINY, Suite, suite
+from ..benchmarks.other_questions import other_questions
 from ..benchmarks.paper_profile import described, paper_setting
 from .asker import NEW_TOKENS, Asker
 from .batches import batches_of
-from .cell import Cell
+from .cell import CONTROLS, Cell
 from .checks import check_names, check_run
 from .content import data_hash
 from .frame import frame_of, warn_unread
@@ -83,7 +84,9 @@ def evaluate(
         parts = model_parts(model, processor) if store else {}
         tasks = tasks_of(store, parts, suites, cells, limit=limit, seed=seed,
                          batch_size=batch_size, shuffle=shuffle)  # fmt: skip
-        asker = Asker(model, processor, [task.suite for task in tasks])
+        controlled = any(cell.control == CONTROLS[0] for cell in cells)
+        others = {one.name: other_questions(one) for one in suites if controlled}
+        asker = Asker(model, processor, [task.suite for task in tasks], others)
         answer_all(tasks, asker.ask, asker.shared, on_error=on_error, wait=wait,
                    sharers=sharers if store else 1, progress=progress)  # fmt: skip
         warn_unread(found := frame_of(tasks, cells, on_error), [task.suite for task in tasks])

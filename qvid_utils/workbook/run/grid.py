@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from ...algebra.selection import Kept
 from ...families import family_of
-from ...families.calls import pictures_once, wrapped_encoders
+from ...families.attached import Attached
+from ...families.calls import pictures_once, wrap_encoders
 from ...methods import method
 from ...prune import CutRecord, block_of, pruned
-from ...prune.plan import Given
+from ...prune.stages import Given
 from .grid_cell import GridCell, looking, record_of
 from .shared_layers import Enough, copied, is_on, layers_once, stopping
 
@@ -257,7 +258,8 @@ class Grid:
 
             return encoded
 
-        with wrapped_encoders(self.model, copying):
+        with Attached() as hung:
+            wrap_encoders(hung, self.model, copying)
             yield inputs
 
     def _generate(self, inputs: Mapping[str, Any] | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from ...algebra.selection import Kept
 from ...methods import Method
 from ...methods.evidence import Evidence, needing
 from ...prune import CutRecord
-from ...prune.plan import Looking, Stage, kept_of, scores_of
+from ...prune.stages import Looking, Stage, kept_of, scores_of
 
 __all__ = ["GridCell", "looking", "record_of"]
 

@@ -24,7 +24,7 @@ import torch
 from ...paths import ROOT
 from .content import digest
 
-__all__ = ["COUNTED", "counts", "key_of", "plain"]
+__all__ = ["COUNTED", "Walk", "counts", "key_of", "plain"]
 
 PACKAGE = ROOT / "qvid_utils"
 #: Folders and files that can change an answer or its score.
@@ -70,10 +70,10 @@ def plain(value: Any) -> Any:
     libraries by name and version; other objects by their class and what they hold. TypeError,
     which names the object, for one that none of this describes.
     """
-    return _Walk().of(value)
+    return Walk().of(value)
 
 
-class _Walk:
+class Walk:
     """One walk over a value; what it meets again stands there as a number."""
 
     def __init__(self) -> None:
@@ -137,16 +137,22 @@ class _Walk:
         module = getattr(value, "__module__", None) or ""
         if code is None or (not _counted(module) and _of_library(module)):
             return {"function": f"{module}.{getattr(value, '__qualname__', value)}", **_at(module)}
-        inside = {
-            name: _held(cell)
-            for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True)
-        }
+        cells = zip(code.co_freevars, value.__closure__ or (), strict=True)
+        inside = {name: _held(cell) for name, cell in cells}
         told = {"function": value.__qualname__, "inside": self.of(inside)}
         told["defaults"] = self.of([value.__defaults__, value.__kwdefaults__])
         if _counted(module):
-            return told
+            return told | self.counted(value)
         names = {name: _found(name, value.__globals__) for name in sorted(_names(code))}
-        return told | {"code": _code(code), "names": self.of(names)}
+        return told | {"code": self.by_code(value), "names": self.of(names)}
+
+    def counted(self, function: Any) -> dict[str, Any]:
+        """What is told of a function whose source is in every key."""
+        return {}
+
+    def by_code(self, function: Any) -> Any:
+        """What a function does by itself."""
+        return _code(function.__code__)
 
     def _own(self, kind: type) -> dict[str, Any]:
         """What a class of one's own does, beside what its instances hold."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...families import family_of
+from ...families.attached import Attached
 
 __all__ = ["Enough", "copied", "is_on", "layers_once", "stopping", "up_to"]
 
@@ -26,18 +27,13 @@ def up_to(model: nn.Module, layer: int) -> Iterator[None]:
 @contextmanager
 def stopping(layer: nn.Module) -> Iterator[None]:
     """A pass ends where this layer would run; its input is still passed."""
-    before = vars(layer).get("forward")
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise Enough
 
-    layer.forward = stop
-    try:
+    with Attached() as hung:
+        hung.instead(layer, "forward", stop)
         yield
-    finally:
-        del layer.forward
-        if before is not None:
-            layer.forward = before
 
 
 def copied(value: Any, count: int) -> Any:
@@ -64,14 +60,10 @@ def layers_once(model: nn.Module) -> Iterator[None]:
     """
     if is_on(model):
         raise RuntimeError("layers_once is already on for this model: blocks do not nest")
-    layers = family_of(model).part(model, "layers")
-    try:
-        for number, layer in enumerate(layers):
-            layer.forward = _remembering(layer.forward, number)
+    with Attached() as hung:
+        for number, layer in enumerate(family_of(model).part(model, "layers")):
+            hung.instead(layer, "forward", _remembering(layer.forward, number))
         yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
 
 
 def _remembering(forward: Callable, number: int) -> Callable:

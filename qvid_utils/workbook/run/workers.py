@@ -24,6 +24,7 @@ from ..benchmarks import Suite, suite
 from .cell import Cell
 from .evaluate import evaluate, frame_of, tasks_of
 from .key import model_parts
+from .own_rules import take_in
 from .store import Store
 
 __all__ = ["CellsFailed", "Plan", "in_processes", "on_ray"]
@@ -38,7 +39,7 @@ class Plan:
     """A run as plain data, which any process can do a part of.
 
     model, options: of `load`; suites: by name; cells, limit, seed, batch_size, shuffle, on_error:
-    as of `evaluate`; store: the folder.
+    as of `evaluate`; store: the folder; own: files with rules of one's own that cells may name.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Plan:
     batch_size: int = 32
     shuffle: bool = False
     on_error: str = "stop"
+    own: tuple[str, ...] = ()
 
     @property
     def asked(self) -> list[Suite]:
@@ -61,6 +63,8 @@ class Plan:
     def run(self, **how: Any) -> dict[str, Any]:
         """Do what is free of it in this process; `how` goes to `evaluate`. Gives `model_parts`."""
         start(self.seed)
+        for file in self.own:
+            take_in(file)
         model, processor = load(self.model, **self.options)
         with Store(self.store) as store:
             evaluate(

@@ -3,14 +3,11 @@
     python -m qvid_utils run --stored svd_prune --limit 120
 
 asks the embedded model under every cell of `cells` and writes the answers and the long table into
-data/measured/image_alone, which the notebook reads with `runner.stored`.
+data/measured/image_alone, which the notebook reads with `tables.stored.stored`.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,11 +16,12 @@ import torch
 from torch import nn
 
 from ...algebra.spectrum import effective_rank, widen
-from ...paths import DATA, PROFILES, RUNS
+from ...paths import DATA, RUNS
 from ...prune import observed
 from ...startup import start
 from ..benchmarks import Suite
 from ..benchmarks.base import FULL
+from ..benchmarks.paper_profile import name_of
 from ..benchmarks.prompts import prompts, same_share
 from ..run.cell import Cell, grid
 from ..run.evaluate import evaluate, setting
@@ -180,33 +178,23 @@ def _pictures(
             yield suite, samples.iloc[start_at : start_at + size]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: the questions of the embedded suites under all cells, stored."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qvid_utils run --stored svd_prune",
-        description="The stored run of notebook 07.",
-    )
-    parser.add_argument("--profile", default="tiny", choices=PROFILES)
-    parser.add_argument("--limit", type=int, metavar="N", help="questions per suite (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the questions under --limit")
-    parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER")
-    chosen = parser.parse_args(argv)
-    start(chosen.seed)
-    began = perf_counter()
-    model, processor, suites = setting(chosen.profile)
+def make(
+    profile: str = "tiny",
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+    out: Path | None = None,
+) -> list[Path]:
+    """The stored run of notebook 07: the questions of the suites under all cells. limit: questions
+    of each suite; folder: the store to go on from; out: where it is written."""
+    start(seed)
+    model, processor, suites = setting(profile)
     keeps, few = ([same_share(keep, model) for keep in of] for of in (KEEPS, TAU_KEEPS))
-    asked = [*cells(keeps), *tau_cells(few)]
-    kept = {
-        "store": RUNS / chosen.profile / "records",
-        "progress": True,
-    }  # the same command goes on
-    more = {"limit": chosen.limit, "seed": chosen.seed, **kept}
-    records = evaluate(model, processor, suites, asked, **more)
-    for path in store(records, suites, chosen.out, f"{chosen.profile}_llava"):
-        print(path)
-    print(f"{len(records)} answers, {perf_counter() - began:.0f} s")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    records = evaluate(
+        model, processor, suites, [*cells(keeps), *tau_cells(few)], limit=limit, seed=seed,
+        store=folder or RUNS / profile / "records", progress=True,
+    )  # fmt: skip
+    about = {"model": name_of(model), "device": model.device.type,
+             "dtype": str(model.dtype).removeprefix("torch.")}  # fmt: skip
+    return store(records, suites, out or FOLDER, f"{profile}_llava", **about)

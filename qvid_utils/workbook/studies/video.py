@@ -1,10 +1,5 @@
 """Notebook 05's numbers: video suites at shares of their tokens, and what stands beside them.
 
-    python -m qvid_utils run --stored video --out data/measured
-
-asks the embedded video model every question under every method at the papers' shares, and stores
-the answers and the table of results.
-
 A budget is a share of a clip's visual tokens (`Cell(share=…)`), so that clips of all lengths stand
 in one table. Beside the methods stand the honest baselines of video: fewer frames at the same
 number of tokens, and the first frame alone.
@@ -12,12 +7,9 @@ number of tokens, and the first frame alone.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -29,8 +21,8 @@ from ...algebra.selection import top_k_by_picture, top_k_in_pictures
 from ...families import Unavailable, takes_videos
 from ...methods import Method, method
 from ...models.load import LoadError, load
-from ...paths import DATA, PROFILES, RUNS
-from ..benchmarks import TINY_VIDEO, Suite, suite, video_suite
+from ...paths import PROFILES
+from ..benchmarks import TINY_VIDEO, Suite, video_suite
 from ..benchmarks.base import metrics
 from ..benchmarks.paper_profile import here, place
 from ..benchmarks.published import published
@@ -42,8 +34,8 @@ from ..tables import schema as results
 
 __all__ = [
     "COMPARED", "FEWER", "FIRST", "SHARES", "baselines", "by_type", "chance", "evaluate_shares",
-    "films", "frames_kept", "in_frames", "lengths", "main", "per_frame", "rows", "setting",
-    "store", "stored", "with_frames", "with_share_of_frames",
+    "films", "frames_kept", "in_frames", "lengths", "per_frame", "rows", "setting",
+    "with_frames", "with_share_of_frames",
 ]  # fmt: skip
 
 SHARES = {"2b": (33.3, 22.2, 11.1), "12": (25.0, 15.0, 10.0)}  # % of the tokens, by paper table
@@ -52,7 +44,6 @@ COMPARED = (
     "qvid", "v2drop", "fastv", "pyramiddrop", "sparsevlm", "svd_prune", "svd_prune_per_frame",
     "divprune", "random", "stride",
 )  # fmt: skip
-RUN = {"2b": "_video", "12": "_video_llava"}  # how a profile's stored run of a table is called
 SPLITS = {"short": "VideoMME-Short", "medium": "VideoMME-Medium", "long": "VideoMME-Long"}
 EMBEDDED = "tiny/llava_onevision"
 TWIN = "tiny/video_llava"  # of Table 12
@@ -285,90 +276,6 @@ def by_type(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
-# ------------------------------------------------------------------------------ the stored run
-STORED = ["suite", "sample", "asked", "method", "variant", "keep", "layer", "rank", "share",
-          "frames", "n_visual", "mean_tokens", "prediction"]  # fmt: skip
-
-
-def store(
-    records: pd.DataFrame, suites: Sequence[Suite], folder: Path, name: str, **about: Any
-) -> list[Path]:
-    """Write `<name>.csv`, the rows of results, and `<name>_answers.parquet`; their paths. about: as
-    in `rows`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}_answers.parquet"
-    texts = dict.fromkeys(("suite", "sample", "method", "variant", "prediction"), "category")
-    told = records.assign(asked=_asked(records))[STORED].astype(texts)
-    told.to_parquet(path, index=False, compression="zstd")
-    return [results.write(rows(records, suites, **about), folder / f"{name}.csv"), path]
-
-
-def stored(profile: str, folder: Path = DATA / "measured", *, table: str = "2b") -> pd.DataFrame:
-    """The records of the stored run of a table's model, as `evaluate_shares` gave them.
-
-    Raises ValueError where there is no such run, or where it answered other questions.
-    """
-    path = folder / f"{profile}{RUN[table]}_answers.parquet"
-    if not path.exists():
-        raise ValueError(
-            f"no stored run {path.name}: python -m qvid_utils run --stored video "
-            f"--profile {profile} --table {table} makes it"
-        )
-    told = pd.read_parquet(path)
-    texts = told.select_dtypes("category").columns
-    told = told.astype(dict.fromkeys(texts, "object"))
-    family = CHECKPOINTS[table][1]
-    suites = {name: suite(name, family) for name in told["suite"].unique()}
-    asked = pd.concat([one.samples for one in suites.values()])
-    asked = asked.assign(asked=_asked(asked)).rename(columns={"id": "sample"})
-    columns = ["sample", "asked", "picture", "kind", "split", "group", "question", "answer"]
-    frame = told.merge(asked[columns], on=["sample", "asked"], how="left")
-    if frame["question"].isna().any():
-        unknown = frame.loc[frame["question"].isna(), "sample"].iloc[0]
-        raise ValueError(
-            f"{path.name} answers another question than {unknown!r} of today: the suites have "
-            "changed, so run python -m qvid_utils run --stored video again"
-        )
-    scores = [suites[row.suite].hit(row.prediction, row) for row in frame.itertuples()]
-    return frame.drop(columns="asked").assign(score=scores)
-
-
-def _asked(frame: pd.DataFrame) -> list[int]:
-    """A number made from question and answer: tells whether an id still means the same."""
-    pairs = zip(frame["question"], frame["answer"], strict=True)
-    return [crc32(f"{question}\n{answer}".encode()) for question, answer in pairs]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The stored run of a table's model: all methods and per-frame budgets at its shares."""
-    new = argparse.ArgumentParser(
-        "python -m qvid_utils run --stored video", description=main.__doc__
-    )
-    new.add_argument("--out", type=Path, default=DATA / "measured")
-    new.add_argument("--profile", choices=PROFILES, default="tiny", help="embedded, or checkpoints")
-    new.add_argument("--table", choices=list(SHARES), default="2b", help="whose model and shares")
-    new.add_argument("--store", type=Path, help="to go on from (default: in runs)")
-    new.add_argument("--limit", type=int, help="questions of each suite and length (default: all)")
-    chosen = new.parse_args(argv)
-    if chosen.limit is not None and chosen.limit < 1:
-        new.error(f"--limit {chosen.limit}: give 1 or more questions, or leave it out for all")
-    try:
-        model, processor, suites = setting(chosen.profile, chosen.table)
-    except Unavailable as missing:
-        new.error(str(missing))
-    folder = chosen.store or RUNS / chosen.profile / "video"
-    methods = [*COMPARED, *map(per_frame, ("qvid", "random")), in_frames("qvid")]
-    shares = SHARES[chosen.table]
-    told = {"limit": chosen.limit, "store": folder, "sharers": 1, "progress": True}
-    records = evaluate_shares(model, processor, suites, methods, shares, **told)
-    about = {"model": NAMES[chosen.profile, chosen.table], "device": model.device.type,
-             "dtype": str(model.dtype).removeprefix("torch.")}  # fmt: skip
-    name = f"{chosen.profile}{RUN[chosen.table]}"
-    for path in store(records, suites, chosen.out, name, **about):
-        print(path)
-    return 0
-
-
 # --------------------------------------------------------------------------------- what is kept
 def films(samples: pd.DataFrame) -> dict[str, np.ndarray]:
     """The frames that each question is shown, uint8 (T, h, w, 3), by sample."""
@@ -388,7 +295,3 @@ def frames_kept(shown: pd.DataFrame) -> pd.DataFrame:
     by = ["method", "sample", "frame"]
     each = each.groupby(by).agg(of_kept=("part", "sum"), of_frame=("kept", "mean"))
     return (100 * each).groupby(["method", "frame"]).mean().reset_index()
-
-
-if __name__ == "__main__":
-    main()

@@ -106,6 +106,8 @@ def blocks_of(model_type, inputs):
     for name in ("image_grid_thw", "video_grid_thw"):
         for frames, rows, cols in inputs.get(name, torch.empty(0, 3, dtype=int)).tolist():
             found += [rows * cols] * frames
+    if model_type == "mistral3":
+        found = [height * width // 36 for height, width in inputs["image_sizes"].tolist()]
     for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
         if name in inputs and not found:
             side = inputs[name].shape[-1]
@@ -117,6 +119,8 @@ def blocks_of(model_type, inputs):
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_the_counter_counts_the_same(model_type):
     model, inputs = twin(model_type, attention="eager"), ask(STAR, model_type=model_type)
+    if model_type == "mistral3":  # without the padding beside larger pictures, embedded for nothing
+        inputs["pixel_values"] = inputs["pixel_values"][..., :48]
     if "moe" in model_type:  # the counter does not know the kernel of experts
         model.set_experts_implementation("eager")
     seen = counted(model, inputs)

@@ -8,7 +8,7 @@ import torch
 from twins import twin
 
 from qvid_utils.families import family_of
-from qvid_utils.prune import hooks as pruning
+from qvid_utils.prune import cutting as pruning
 from qvid_utils.workbook.cli import main as qvid_utils
 from qvid_utils.workbook.cli import timing as command
 from qvid_utils.workbook.cost import flops, grids

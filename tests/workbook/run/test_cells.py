@@ -1,5 +1,7 @@
 """Cells of the comparison: what they are called, what they do, and that the runner does it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from qvid_utils.algebra.cuts import Cut
 from qvid_utils.methods.qvid_variants import modes, share_out
 from qvid_utils.prune import observed
 from qvid_utils.workbook.benchmarks import suite
+from qvid_utils.workbook.benchmarks.other_questions import other_questions
 from qvid_utils.workbook.benchmarks.prompts import prompts
 from qvid_utils.workbook.run import asker
 from qvid_utils.workbook.run import evaluate as runner
-from qvid_utils.workbook.run.cell import Cell
+from qvid_utils.workbook.run.cell import CONTROLS, Cell
 from qvid_utils.workbook.run.evaluate import evaluate
 from qvid_utils.workbook.run.store import Store
 from qvid_utils.workbook.studies.cell_lists import (
@@ -186,3 +189,52 @@ def test_a_number_that_no_budget_or_layer_is_says_so(numbers, says):
 def test_numbers_of_numpy_are_numbers():
     cell = Cell("qvid", np.int64(5), np.int32(2))
     assert (cell.keep, cell.layer) == (5, 2) and type(cell.keep) is type(cell.layer) is int
+
+
+# ---------------------------------------------------------------- scored without the question
+
+
+def test_a_control_is_a_cell_of_its_own(loaded, suites, tmp_path):
+    """Each as `pruned` has it, question by question; the key and the label say which it is."""
+    one = suites[0].head(6)
+    cells = [Cell("qvid", 8), *(Cell("qvid", 8, control=way) for way in CONTROLS)]
+    found = evaluate(*loaded, [one], cells, store=tmp_path)
+    assert found["variant"].unique().tolist() == ["", *(f"control={way}" for way in CONTROLS)]
+    assert len(list(tmp_path.glob("cells/*.jsonl"))) == 4
+    others, model, processor = other_questions(one), *loaded
+    for way in CONTROLS:
+        said = []
+        for row in one.samples.itertuples():
+            inputs = prompts(processor, [row], "cpu")
+            more = {"control": way}
+            if way == "another-question":
+                more = {"score_question": others[row.id]}
+            with pruned(model, "qvid", 8, **more), torch.no_grad():
+                ids = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+            new = ids[:, inputs["input_ids"].shape[1] :]
+            said.append(processor.batch_decode(new, skip_special_tokens=True)[0].strip())
+        mine = found[found["variant"] == f"control={way}"].set_index("sample")["prediction"]
+        assert mine[one.samples["id"]].tolist() == said, way
+
+
+def test_another_question_is_about_another_picture():
+    one = suite("tiny_gqa")
+    others, rows = other_questions(one), one.samples.set_index("id")
+    asked_of = one.samples.groupby("question")["picture"].agg(set)
+    assert list(others) == one.samples["id"].tolist()
+    for name, other in others.items():
+        assert other != rows.loc[name, "question"]
+        assert asked_of[other] - {rows.loc[name, "picture"]}
+    crowded = suite("crowded_gqa")
+    assert list(other_questions(crowded).values()) == crowded.samples["swap"].tolist()
+    with pytest.raises(ValueError, match="has no other question about another picture for"):
+        other_questions(dataclasses.replace(one, samples=one.samples.head(1)))
+
+
+def test_what_no_control_applies_to_is_refused_before_a_question(loaded, suites):
+    with pytest.raises(ValueError, match="control='loud': it must be one of another-question, noi"):
+        Cell("qvid", 8, control="loud")
+    with pytest.raises(ValueError, match="the full model has no layer"):
+        Cell(control="noise")
+    with pytest.raises(ValueError, match="does not apply to method 'divprune', which reads no que"):
+        evaluate(*loaded, suites[:1], [Cell("divprune", 8, control="noise")])

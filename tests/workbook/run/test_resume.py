@@ -227,6 +227,71 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path, monkeypatch):
         main(["run", *ONE_CELL, "--store", str(tmp_path)])
 
 
+OWN = """
+from qvid_utils import rule
+@rule(source="mine")
+def quietest_key_of_mine(keys):
+    return -keys.float().norm(dim=-1).mean(0)
+"""
+
+
+def test_a_rule_of_ones_own_is_a_method_of_the_command(tmp_path, capsys):
+    (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
+    options = ["--import", str(tmp_path / "my_rules.py"), "--methods", "quietest_key_of_mine",
+               "--keeps", "16", "--suites", "tiny_gqa", "--limit", "2", "--workers", "1",
+               "--store", str(tmp_path / "store")]  # fmt: skip
+    try:
+        assert main(["run", *options]) == 0
+    finally:
+        RULES.pop("quietest_key_of_mine", None)
+    assert "4 answers" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "store" / "table.csv")["method"]) == {
+        "full", "quietest_key_of_mine"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, says", [(None, "give a Python file with rules"), ("x =", "it fails (SyntaxError:")]
+)
+def test_a_file_that_is_no_rules_is_refused(text, says, tmp_path, capsys):
+    file = tmp_path / "own_rules.py"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    assert main(["run", "--import", str(file), "--methods", "qvid", "--dry-run"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"run: --import {file}: ") and says in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--out", "FILE"], "--out FILE: that is a file, give a folder"),
+        (["--store", "FILE"], "--store FILE: that is a file, give a folder"),
+        (["--name", "../../x"], "--name ../../x: a name of files is letters, digits and _ . - alo"),
+        (["--suites", "tiny_gqa", "tiny_gqa"], "suite 'tiny_gqa' is there twice"),
+        (["--keeps", "0"], "--keeps: 0: give 1 or more"),
+        (["--control", "noise"], "--control goes with --methods: name some"),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(options, says, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    given = [str(tmp_path / "file") if option == "FILE" else option for option in options]
+    own = [] if "--control" in options else ["--methods", "qvid"]
+    try:
+        code = main(["run", *own, *given])
+    except SystemExit as stop:
+        code = stop.code
+    told = capsys.readouterr().err
+    assert code == 2 and says.replace("FILE", str(tmp_path / "file")) in told
+    assert told.count("\n") == 1
+
+
+def test_a_dry_run_tells_a_budget_above_every_prompt(tmp_path, capsys):
+    options = ["--methods", "qvid", "--keeps", "16", "145", "--suites", "tiny_gqa", "--dry-run"]
+    assert main(["run", *options, "--store", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("run: keep=145: no prompt of tiny_gqa has more than 144 visual tokens;")
+
+
 def test_a_dry_run_says_what_is_there(loaded, tmp_path, capsys):
     evaluate(*loaded, [suite("tiny_gqa")], [Cell("qvid", 16)], limit=3, store=tmp_path)
     asked = ["--store", str(tmp_path), "--methods", "qvid", "--keeps", "16", "32", "--limit", "3"]

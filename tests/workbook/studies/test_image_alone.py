@@ -11,6 +11,7 @@ from qvid_utils.models.load import load
 from qvid_utils.prune import observed
 from qvid_utils.workbook.benchmarks import suite
 from qvid_utils.workbook.benchmarks.prompts import prompts
+from qvid_utils.workbook.cli import main
 from qvid_utils.workbook.run.cell import Cell, grid
 from qvid_utils.workbook.studies import svd_prune as image_alone
 from qvid_utils.workbook.tables.stored import stored
@@ -142,7 +143,8 @@ def test_the_command_stores_what_the_notebook_reads(tmp_path, monkeypatch):
     few = [Cell(), *grid(["svd_prune"], [16], positions="original")]
     monkeypatch.setattr(image_alone, "cells", lambda keeps: few)
     monkeypatch.setattr(image_alone, "tau_cells", lambda keeps: [])
-    assert image_alone.main(["--limit", "2", "--out", str(tmp_path / "out")]) == 0
+    options = ["--stored", "svd_prune", "--limit", "2", "--out", str(tmp_path / "out")]
+    assert main(["run", *options]) == 0
     records = stored("tiny", tmp_path / "out")
     assert set(records["method"]) == {"full", "svd_prune"} and len(records) >= 24
     assert method("svd_prune").params["tau"] == 0.9
