@@ -10,15 +10,12 @@ into data/measured.
 
 import argparse
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 from ...paths import PROFILES
 from .options import add_machine, add_questions, whole
 
 ON_ERROR = ("stop", "skip")
-#: Stored runs of notebooks -> the study that makes them.
-STORED = {"question": "question_run", "svd_prune": "svd_prune", "video": "video"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +30,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_cells(add: Callable) -> None:
     add("--profile", choices=PROFILES, help="default: tiny, with --table paper")
-    add("--stored", choices=STORED, help="make the stored run of a notebook")
     add(
         "--table",
         metavar="T",
@@ -42,7 +38,7 @@ def _add_cells(add: Callable) -> None:
     )
     add(
         "--stored",
-        choices=("video", "svd_prune"),
+        choices=("video", "svd_prune", "question"),
         help="make a stored run of its own, with --profile, --table (of video), --limit, --seed, "
         "--store and --out alone",
     )
@@ -129,11 +125,11 @@ def _rank(text: str) -> int | float:
 
 def work(chosen: argparse.Namespace) -> int:
     """Plan, ask, store, write the table; or make a notebook's stored run."""
-    if chosen.stored:
-        study = import_module(f"...studies.{STORED[chosen.stored]}", __package__)
-        named = ("profile", "table", "limit", "store", "out")
-        given = [(f"--{name}", getattr(chosen, name)) for name in named]
-        return study.main([str(x) for pair in given if pair[1] is not None for x in pair])
+    if chosen.stored == "question":
+        from ..studies.question_run import main
+
+        given = [(f"--{name}", getattr(chosen, name)) for name in ("limit", "store", "out")]
+        return main([str(x) for pair in given if pair[1] is not None for x in pair])
     from .ask import work as ask
 
     return ask(chosen)
