@@ -83,7 +83,7 @@ def differences(
     records: pd.DataFrame, pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]],
     keeps: Sequence[int] = (KEEP,), by: str = "model",
 ) -> pd.DataFrame:  # fmt: skip
-    """One cell minus another on the same questions, in points, for each model and budget.
+    """One cell minus another on the questions of the other, in points, for each model and budget.
 
     pairs: of (rule, source). a, b (accuracy in %), difference, low, high (95 %, over pictures), p,
     and `holm`: p corrected for all rows of this table.
@@ -93,9 +93,10 @@ def differences(
         a, b = (answers_of(records, *cell, keep=keep) for cell in (first, second))
         for name in a[by].unique():
             mine, theirs = a[a[by].eq(name)], b[b[by].eq(name)]
-            if not len(theirs) or set(mine.index) != set(theirs.index):
+            if not len(theirs) or not set(theirs.index) <= set(mine.index):
                 raise ValueError(f"{first} and {second} at {keep} tokens: not asked the same")
-            found = points(mine, theirs.loc[mine.index])
+            mine = mine.loc[theirs.index]
+            found = points(mine, theirs)
             told = {"keep": keep, "scored by": ", ".join(filter(None, first))}
             told |= {"minus": ", ".join(filter(None, second)), by: name}
             rows.append(told | {name: found[name] for name in SHOWN})

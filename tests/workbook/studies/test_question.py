@@ -147,7 +147,8 @@ BLIND = {"things__": [0, 1] * 20, "spread__": [0, 0, 0, 1] * 10, "keys__": [0] *
 def test_a_suite_tells_where_the_named_thing_is_clearly_ahead(share, tells):
     named = [1] * share + [0, 1] * ((40 - share) // 2)
     found = question_tables.can_tell(records(full__=[1] * 40, named__=named, **BLIND))
-    (row,) = found.itertuples()
+    row, together = found.itertuples()
+    assert (row.suite, together.suite) == ("s", "crowded") and row[3:] == together[3:]
     assert row.blind == "things" and row.its == 50 and row.full == 100 and row.n == 40
     assert row.difference == pytest.approx(100 * np.mean(named) - 50) and row.tells == tells
     assert row.low <= row.difference <= row.high
