@@ -8,7 +8,6 @@ the last of them (template included), d width, d_h head width, ℓ the layer abo
 D width, d_t head width of the vision tower.
 
 Everything is float32 or wider, and computed for the rows that a word needs and for no others.
-This file stands below the rules because `rule` refuses, at import, a name that is no word.
 """
 
 import hashlib
@@ -51,15 +50,13 @@ class Evidence:
     features_of: Tensor | None = None
     grid_of: Callable[[], tuple[int, int, int]] | None = None
     find_text: Callable[[], Tensor] | None = None
-    at_door: Callable[[], tuple[Tensor, Tensor]] | None = None  # visual and text rows, layer 0
+    at_entry: Callable[[], tuple[Tensor, Tensor]] | None = None  # visual and text rows, layer 0
     last_norm: nn.Module | None = None
     frames_of: Callable[[], Tensor] | None = None
     tower: Callable[[str], Tensor] | None = None  # a word → (N_v, ...)
     clip: Any = None  # the pair of towers, with `image` and `words`
     text_of: Callable[[], str] | None = None  # the query as text
     row: int = 0  # of the batch
-
-    # ------------------------------------------------------------------------- the words
 
     @word("(N_v, d)")
     def hidden(self) -> Tensor:
@@ -131,7 +128,7 @@ class Evidence:
     def text_relevance(self) -> Tensor:
         """How much the picture calls for each token of the text after it, where layer 0 begins: dot
         products, softmax over the text, mean over the visual tokens."""
-        visual, text = (wide(rows) for rows in self.at_door())
+        visual, text = (wide(rows) for rows in self.at_entry())
         return (visual @ text.mT).softmax(-1).mean(0)
 
     @word("(N_t, N_v)")
@@ -248,18 +245,14 @@ class Evidence:
 
     @word("(N_v,) bool")
     def filled(self) -> Tensor:
-        """Which slots the vision tower filled: all, unless the method shortens pictures inside
-        it."""
+        """Which slots the tower filled: all, unless the method shortens pictures inside it."""
         return self.tower("filled")
 
     @word("int")
     def prompt(self) -> int:
-        """A stable number made from the prompt's token ids without padding: the same in any
-        batch."""
+        """A stable number made from the prompt's token ids, padding left out."""
         content = self.ids.cpu().numpy().astype(numpy.int64).tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest(), "big")
-
-    # ------------------------------------------------------------------------- how they are made
 
     @cached_property
     def query(self) -> Tensor:
@@ -283,11 +276,11 @@ class Evidence:
         return self.before
 
     def _rows(self, module: nn.Module, stream: Tensor, rows: Tensor) -> Tensor:
-        """Attention that the tokens `rows` pay to the visual ones in a layer: (H, n, N_v)."""
         return torch.cat(list(self._blocks(module, stream, rows)), 1)
 
     def _blocks(self, module: nn.Module, stream: Tensor, rows: Tensor) -> Iterator[Tensor]:
-        """The same a few rows at a time: (H, n', N_v) each."""
+        """Attention that the tokens `rows` pay to the visual ones in a layer, a few rows at a time:
+        (H, n', N_v) each."""
         for block in attention_rows(module, stream, rows, self.cos, self.sin):
             yield block[..., self.visual]
 

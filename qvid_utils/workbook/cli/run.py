@@ -88,7 +88,7 @@ def _add_own(add: Callable) -> None:
 def _add_stored(add: Callable) -> None:
     add(
         "--stored",
-        choices=("video", "svd_prune"),
+        choices=("video", "svd_prune", "question"),
         help="make a stored run of its own, with --profile, --table (of video), --limit, --seed, "
         "--store and --out alone",
     )
@@ -133,7 +133,12 @@ def _rank(text: str) -> int | float:
 
 
 def work(chosen: argparse.Namespace) -> int:
-    """Plan, ask, store, write the table."""
+    """Plan, ask, store, write the table; or make a notebook's stored run."""
+    if chosen.stored == "question":
+        from ..studies.question_run import main
+
+        given = [(f"--{name}", getattr(chosen, name)) for name in ("limit", "store", "out")]
+        return main([str(x) for pair in given if pair[1] is not None for x in pair])
     from .ask import work as ask
 
     return ask(chosen)

@@ -3,6 +3,7 @@
 What a file already has is not asked again, so the same command goes on after whatever stopped it.
 """
 
+import argparse
 import contextlib
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,22 +21,23 @@ from ...algebra.leverage import leverage
 from ...algebra.spectrum import numerical_rank
 from ...families.calls import pictures_once
 from ...models.load import load
-from ...paths import DATA, ROOT
+from ...paths import DATA, RUNS
 from ...prune import observed
+from ...startup import start
 from ..benchmarks import suite
 from ..benchmarks.crowded import KIN
 from ..benchmarks.prompts import prompts
 from ..benchmarks.scoring import right
 from ..run.grid import Grid
 from ..run.shared_layers import layers_once, up_to
-from .question import LEFT_OUT, MODELS, STAGES, WORDS, Seen, cells, kept
+from .question import KEEP, LEFT_OUT, MODELS, PRIMARY, STAGES, WORDS, Cell, Seen, cells, kept
 from .question_tables import chosen
 
 LAYER = 1  # where QViD cuts in all four: round(3 · L / 32)
 BATCH = 16  # prompts
 COLUMNS = ("sample", "rule", "source", "keep", "right", "recall", "n_query", "modes", "used")
 STORED = DATA / "measured" / "tiny_question_answers.parquet"
-WORK = ROOT / "runs" / "question"
+WORK = RUNS / "question"
 
 
 def questions(model: str, setting: str, part: str) -> pd.DataFrame:
@@ -133,8 +135,8 @@ def ask(name: str, stage: str, folder: Path = WORK, limit: int | None = None) ->
     starts = np.random.default_rng(0).permutation(np.arange(0, len(asked), BATCH))
     model, processor = load(name)
     plan, seed = cells(stage, best), MODELS.index(name)
-    for start in tqdm(starts, desc=path.stem, mininterval=20):
-        lines = list(answers(model, processor, asked.iloc[start : start + BATCH], plan, seed))
+    for first in tqdm(starts, desc=path.stem, mininterval=20):
+        lines = list(answers(model, processor, asked.iloc[first : first + BATCH], plan, seed))
         text = StringIO()
         csv.writer(text, lineterminator="\n").writerows(
             lines if path.exists() else [COLUMNS, *lines]
@@ -155,7 +157,7 @@ def run(
 
 def gathered(folder: Path = WORK) -> pd.DataFrame:
     """What is stored in a folder of work: a row an answer, with model, stage, setting, part, suite,
-    kind and picture."""
+    kind and picture; what two processes asked at once counts once."""
     frames = []
     for path in sorted(folder.glob("*-*.csv")):
         name, stage = path.stem.split("-")
@@ -166,7 +168,8 @@ def gathered(folder: Path = WORK) -> pd.DataFrame:
         found = found.join(about[["suite", "kind", "picture"]], on="sample")
         named = {"model": model, "stage": stage, "setting": place.setting, "part": place.part}
         frames.append(found.assign(**named))
-    return pd.concat(frames, ignore_index=True)
+    every = pd.concat(frames, ignore_index=True)
+    return every.drop_duplicates(["model", "stage", "sample", "rule", "source", "keep"])
 
 
 def store(folder: Path = WORK, path: Path = STORED) -> Path:
@@ -179,3 +182,39 @@ def store(folder: Path = WORK, path: Path = STORED) -> Path:
         path.unlink()
     found.to_parquet(path, index=False, compression="zstd")
     return path
+
+
+def read(path: Path = STORED) -> pd.DataFrame:
+    """The stored run: a row an answer. ValueError where it is missing."""
+    if not path.exists():
+        raise ValueError(f"{path.name} is missing: python -m qvid_utils run --stored question")
+    return pd.read_parquet(path)
+
+
+def asked_again(records: pd.DataFrame, name: str, number: int) -> pd.Series:
+    """Whether some questions of the primary stage answer now as they are stored, by sample."""
+    stored_run = records.query("stage == 'primary' and model == @name and keep == @KEEP")
+    asked = questions(name, "crowded", "reported").set_index("id", drop=False)
+    rows = asked.loc[stored_run["sample"].astype(str).unique()[:number]]
+    model, processor = load(name)
+    plan = {KEEP: [Cell(rule, source) for rule in PRIMARY for source in ("own", "swap")]}
+    lines = answers(model, processor, rows.reset_index(drop=True), plan, 0)
+    now = pd.DataFrame(list(lines), columns=COLUMNS).query("rule != 'full'")
+    by = ["sample", "rule", "source"]
+    before = stored_run.astype(dict.fromkeys(by, str)).set_index(by)["right"]
+    now = now.set_index(by)["right"]
+    return (before.loc[now.index] == now).groupby("sample").all()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The stored run of notebook 09: all stages, going on where it stopped."""
+    new = argparse.ArgumentParser("python -m qvid_utils run --stored question",
+                                  description=main.__doc__)  # fmt: skip
+    new.add_argument("--limit", type=int, help="questions of a model and stage (default: all)")
+    new.add_argument("--store", type=Path, default=WORK, help="folder of the work")
+    new.add_argument("--out", type=Path, default=STORED.parent, help="folder of the stored run")
+    chosen = new.parse_args(argv)
+    start(0)
+    run(folder=chosen.store, limit=chosen.limit)
+    print(store(chosen.store, chosen.out / STORED.name))
+    return 0

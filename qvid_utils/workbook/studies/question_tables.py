@@ -5,7 +5,7 @@ from itertools import product
 
 import pandas as pd
 
-from ..tables.statistics import holm, paired_bootstrap, points
+from ..tables.statistics import cells, holm, paired_bootstrap, points
 from .question import BLIND, CLEAR, KEEP, PRIMARY, TUNED
 
 
@@ -26,26 +26,27 @@ SHOWN = ("a", "b", "difference", "low", "high", "p", "n", "pictures")
 _SEES_NONE = (*BLIND, "named", "full")
 
 
-def accuracy(records: pd.DataFrame, keep: int, cells: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def accuracy(records: pd.DataFrame, keep: int, wanted: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Accuracy in % of some cells at one budget, a row each, a column a model; `full` first."""
     rows = {"full": answers_of(records, "full", keep=None).groupby("model")["score"].mean()}
-    for rule, source in cells:
+    for rule, source in wanted:
         name = rule if source in ("", "own") else f"{rule}, {source}"
         rows[name] = answers_of(records, rule, source, keep).groupby("model")["score"].mean()
     return (100 * pd.DataFrame(rows).T).rename_axis("scored by")
 
 
-def recalls(records: pd.DataFrame, keep: int, cells: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def recalls(records: pd.DataFrame, keep: int, wanted: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """The mean share of the named things' tokens that is kept, in %, as `accuracy` is."""
     rows = {}
-    for rule, source in cells:
+    for rule, source in wanted:
         name = rule if source in ("", "own") else f"{rule}, {source}"
         rows[name] = answers_of(records, rule, source, keep).groupby("model")["recall"].mean()
     return pd.DataFrame(rows).T.rename_axis("scored by")
 
 
 def can_tell(records: pd.DataFrame) -> pd.DataFrame:
-    """Where a suite can tell: a row for each model, suite and budget of the deciding part.
+    """Where a suite can tell: a row for each model, suite and budget of the deciding part, and for
+    all suites of a setting together.
 
     full, named (accuracy in %), blind (the best row that sees no question) and its accuracy,
     difference (named minus it) with its 95 % interval over pictures, n, tells (low >= CLEAR).
@@ -55,7 +56,12 @@ def can_tell(records: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for keep in sorted(decided["keep"].dropna().unique(), reverse=True):
         sides = {rule: answers_of(decided, rule, keep=keep) for rule in ("named", *BLIND)}
-        for (model, name), named in sides["named"].groupby(["model", "suite"], sort=False):
+        parts = [
+            *cells(sides["named"], ["model", "suite"]),
+            *cells(sides["named"], ["model", "setting"]),
+        ]
+        for labels, named in parts:
+            model, name = labels.values()
             here = {rule: side[side["model"].eq(model)].loc[named.index]["score"]
                     for rule, side in sides.items()}  # fmt: skip
             best = max(BLIND, key=lambda rule: here[rule].mean())
@@ -64,7 +70,8 @@ def can_tell(records: pd.DataFrame) -> pd.DataFrame:
             )
             whole = full[full["model"].eq(model)].loc[named.index]["score"].mean()
             rows.append({
-                "model": model, "suite": name, "keep": int(keep), "n": len(named),
+                "model": model, "suite": name.removesuffix("_deciding"),
+                "keep": int(keep), "n": len(named),
                 "full": 100 * whole, "named": 100 * here["named"].mean(), "blind": best,
                 "its": 100 * here[best].mean(), "difference": found, "low": low, "high": high,
                 "tells": low >= CLEAR,
@@ -114,6 +121,35 @@ def chosen(records: pd.DataFrame) -> pd.DataFrame:
         tried = ", ".join(f"{rule.rpartition(' ')[2]}: {mean[rule]:.1f}" for rule in rules)
         rows.append({"family": family, "rule": best, "accuracy": mean[best], "tried": tried})
     return pd.DataFrame(rows)
+
+
+def tuned_by_halves(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each family's best value on the even pictures of the deciding part, reported on the odd ones.
+
+    The first frame is `chosen`'s with `held_out`, the chosen one's accuracy on the other half; the
+    second ridge's minus the other families' and minus rank 16 and 4 as they are, paired, the four
+    models together, in points: keep 8.
+    """
+    some = records.query("part == 'deciding' and setting == 'crowded'")
+    even = some["picture"].astype(int) % 2 == 0
+    found, rest = chosen(some[even]), some[~even].astype({"sample": str})
+    rest = rest.assign(sample=rest["model"].astype(str) + rest["sample"], all="all models")
+    held = {rule: answers_of(rest, rule) for rule in {*found["rule"], "qvid 16", "qvid 4"}}
+    found["held_out"] = [
+        100 * held[rule].groupby("model")["score"].mean().mean() for rule in found["rule"]
+    ]
+    ours = found.set_index("family")["rule"]["ridge"]
+    others = [rule for rule in dict.fromkeys([*found["rule"], "qvid 16", "qvid 4"]) if rule != ours]
+    rows = [{"ridge": ours, "minus": rule} | points(_apart(held[ours]), _apart(held[rule]))
+            for rule in others]  # fmt: skip
+    gaps = pd.DataFrame(rows)[["ridge", "minus", *SHOWN]]
+    return found, gaps.assign(holm=holm(gaps["p"]))
+
+
+def _apart(answers: pd.DataFrame) -> pd.DataFrame:
+    # a picture that two models are asked about stays one picture
+    return answers.assign(picture=answers["suite"].str.endswith("mvbench_deciding").map(str)
+                          + answers["picture"]).sort_index()  # fmt: skip
 
 
 def about_questions(records: pd.DataFrame) -> pd.DataFrame:
