@@ -1,13 +1,10 @@
 """The evidence that a rule may see where a cut is made: named tensors, lazy, each computed once.
 
-`Evidence` is one prompt where layer ℓ begins. Each property marked `@word` is a word of evidence,
-with its shape, its sentence and what it needs; a rule or a selection asks for it by naming it as an
-argument. Adding a word is adding such a property: `WORDS` is read off the class.
+Each property of `Evidence` marked `@word` is a word of evidence; `WORDS` is read off the class.
 Letters: H heads, N_q question tokens, N_v visual tokens of one prompt, N_t tokens of the text after
 the last of them (template included), d width, d_h head width, ℓ the layer about to run; H_t heads,
-D width, d_t head width of the vision tower.
-
-Everything is float32 or wider, and computed for the rows that a word needs and for no others.
+D width, d_t head width of the vision tower. Everything is float32 or wider, and computed for the
+rows that a word needs and for no others.
 """
 
 import hashlib
@@ -86,8 +83,7 @@ class Evidence:
 
     @word("(H, N_v, d_h)")
     def keys(self) -> Tensor:
-        """Visual tokens through layer ℓ's input norm and W_K, before RoPE; shared heads
-        repeated."""
+        """Visual tokens through layer ℓ's input norm and W_K, before RoPE, heads repeated."""
         return project(self.module, "k_proj", self.stream[self.visual])
 
     @word("(H, N_q, N_v)", "query")
@@ -95,10 +91,8 @@ class Evidence:
         """Queries times keys in float32: the paper's M (both rotated first where rope=True)."""
         q, k = self.queries, self.keys
         if self.rope:
-            q, k = (
-                rotated(x, self.cos[places], self.sin[places])
-                for x, places in ((q, self.query), (k, self.visual))
-            )
+            q = rotated(q, self.cos[self.query], self.sin[self.query])
+            k = rotated(k, self.cos[self.visual], self.sin[self.visual])
         return q @ k.mT
 
     @word("(H, N_q, N_v)", "query", "sequence")
@@ -223,8 +217,8 @@ class Evidence:
 
     @word("(N_v,)", "tower", "class token")
     def last_cls_row(self) -> Tensor:
-        """Softmax of the class token's query times all keys of the tower's last layer, heads not
-        separated; 0 for a token that shows no place."""
+        """Softmax of the class token's query times all keys of the tower's last layer, heads as
+        one; 0 for a token that shows no place."""
         return self.tower("last_cls_row")
 
     @word("(N_v, D)", "tower")
@@ -256,7 +250,7 @@ class Evidence:
 
     @cached_property
     def query(self) -> Tensor:
-        """(N_q,): places of the query tokens; looked up only when a word needs them."""
+        """(N_q,): places of the query tokens."""
         return self.find_query()
 
     @property
