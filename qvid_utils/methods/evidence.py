@@ -1,14 +1,10 @@
 """The evidence that a rule may see where a cut is made: named tensors, lazy, each computed once.
 
-`Evidence` is one prompt where layer ℓ begins. Each property marked `@word` is a word of evidence,
-with its shape, its sentence and what it needs; a rule or a selection asks for it by naming it as an
-argument. Adding a word is adding such a property: `WORDS` is read off the class.
+Each property of `Evidence` marked `@word` is a word of evidence; `WORDS` is read off the class.
 Letters: H heads, N_q question tokens, N_v visual tokens of one prompt, N_t tokens of the text after
 the last of them (template included), d width, d_h head width, ℓ the layer about to run; H_t heads,
-D width, d_t head width of the vision tower.
-
-Everything is float32 or wider, and computed for the rows that a word needs and for no others.
-This file stands below the rules because `rule` refuses, at import, a name that is no word.
+D width, d_t head width of the vision tower. Everything is float32 or wider, and computed for the
+rows that a word needs and for no others.
 """
 
 import hashlib
@@ -51,15 +47,13 @@ class Evidence:
     features_of: Tensor | None = None
     grid_of: Callable[[], tuple[int, int, int]] | None = None
     find_text: Callable[[], Tensor] | None = None
-    at_door: Callable[[], tuple[Tensor, Tensor]] | None = None  # visual and text rows, layer 0
+    at_entry: Callable[[], tuple[Tensor, Tensor]] | None = None  # visual and text rows, layer 0
     last_norm: nn.Module | None = None
     frames_of: Callable[[], Tensor] | None = None
     tower: Callable[[str], Tensor] | None = None  # a word → (N_v, ...)
     clip: Any = None  # the pair of towers, with `image` and `words`
     text_of: Callable[[], str] | None = None  # the query as text
     row: int = 0  # of the batch
-
-    # ------------------------------------------------------------------------- the words
 
     @word("(N_v, d)")
     def hidden(self) -> Tensor:
@@ -89,8 +83,7 @@ class Evidence:
 
     @word("(H, N_v, d_h)")
     def keys(self) -> Tensor:
-        """Visual tokens through layer ℓ's input norm and W_K, before RoPE; shared heads
-        repeated."""
+        """Visual tokens through layer ℓ's input norm and W_K, before RoPE, heads repeated."""
         return project(self.module, "k_proj", self.stream[self.visual])
 
     @word("(H, N_q, N_v)", "query")
@@ -98,10 +91,8 @@ class Evidence:
         """Queries times keys in float32: the paper's M (both rotated first where rope=True)."""
         q, k = self.queries, self.keys
         if self.rope:
-            q, k = (
-                rotated(x, self.cos[places], self.sin[places])
-                for x, places in ((q, self.query), (k, self.visual))
-            )
+            q = rotated(q, self.cos[self.query], self.sin[self.query])
+            k = rotated(k, self.cos[self.visual], self.sin[self.visual])
         return q @ k.mT
 
     @word("(H, N_q, N_v)", "query", "sequence")
@@ -131,7 +122,7 @@ class Evidence:
     def text_relevance(self) -> Tensor:
         """How much the picture calls for each token of the text after it, where layer 0 begins: dot
         products, softmax over the text, mean over the visual tokens."""
-        visual, text = (wide(rows) for rows in self.at_door())
+        visual, text = (wide(rows) for rows in self.at_entry())
         return (visual @ text.mT).softmax(-1).mean(0)
 
     @word("(N_t, N_v)")
@@ -226,8 +217,8 @@ class Evidence:
 
     @word("(N_v,)", "tower", "class token")
     def last_cls_row(self) -> Tensor:
-        """Softmax of the class token's query times all keys of the tower's last layer, heads not
-        separated; 0 for a token that shows no place."""
+        """Softmax of the class token's query times all keys of the tower's last layer, heads as
+        one; 0 for a token that shows no place."""
         return self.tower("last_cls_row")
 
     @word("(N_v, D)", "tower")
@@ -248,22 +239,18 @@ class Evidence:
 
     @word("(N_v,) bool")
     def filled(self) -> Tensor:
-        """Which slots the vision tower filled: all, unless the method shortens pictures inside
-        it."""
+        """Which slots the tower filled: all, unless the method shortens pictures inside it."""
         return self.tower("filled")
 
     @word("int")
     def prompt(self) -> int:
-        """A stable number made from the prompt's token ids without padding: the same in any
-        batch."""
+        """A stable number made from the prompt's token ids, padding left out."""
         content = self.ids.cpu().numpy().astype(numpy.int64).tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest(), "big")
 
-    # ------------------------------------------------------------------------- how they are made
-
     @cached_property
     def query(self) -> Tensor:
-        """(N_q,): places of the query tokens; looked up only when a word needs them."""
+        """(N_q,): places of the query tokens."""
         return self.find_query()
 
     @property
@@ -283,11 +270,11 @@ class Evidence:
         return self.before
 
     def _rows(self, module: nn.Module, stream: Tensor, rows: Tensor) -> Tensor:
-        """Attention that the tokens `rows` pay to the visual ones in a layer: (H, n, N_v)."""
         return torch.cat(list(self._blocks(module, stream, rows)), 1)
 
     def _blocks(self, module: nn.Module, stream: Tensor, rows: Tensor) -> Iterator[Tensor]:
-        """The same a few rows at a time: (H, n', N_v) each."""
+        """Attention that the tokens `rows` pay to the visual ones in a layer, a few rows at a time:
+        (H, n', N_v) each."""
         for block in attention_rows(module, stream, rows, self.cos, self.sin):
             yield block[..., self.visual]
 

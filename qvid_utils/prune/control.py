@@ -111,7 +111,7 @@ class _Noise(Evidence):
 
     @cached_property
     def text_relevance(self) -> Tensor:
-        visual, text = (wide(rows) for rows in self.at_door())
+        visual, text = (wide(rows) for rows in self.at_entry())
         return (visual @ self._alike(text).mT).softmax(-1).mean(0)
 
     @cached_property

@@ -130,7 +130,7 @@ class Cutter:
         scene.take(survivors.long().argsort(dim=1, stable=True)[:, -length:])
         now.valid, now.rotary = scene.valid, scene.rotary
         if i == 0:
-            scene.close_door()
+            scene.close_entry()
 
     def remask(self, now: Call, i: int, hidden: Tensor, cache: Any) -> None:
         """The mask, and the rotary pair if renumbered, of layer i and the ones that follow."""

@@ -80,7 +80,7 @@ class Scene:
         column[row, slots] = torch.where(known, self.column[row, sources], self.column[row, slots])
         self.number, self.column = number, column
 
-    def close_door(self) -> None:
+    def close_entry(self) -> None:
         """Layer 0 has been entered for good: who is left there."""
         left = self.visual & (self.number >= 0)
         self.entered = torch.zeros_like(self.entered).scatter(1, self.column, left)
@@ -115,7 +115,7 @@ class Scene:
         def shown() -> Tensor:
             return self.pictures[row].nonzero()[:, 0]
 
-        def at_door() -> tuple[Tensor, Tensor]:
+        def at_entry() -> tuple[Tensor, Tensor]:
             written = prompt[prompt > shown()[-1]]  # the text after the picture is never cut
             return self.features[row, self.entered[row]], self.features[row, written]
 
@@ -133,6 +133,6 @@ class Scene:
             find_query=lambda: words[row, columns].nonzero()[:, 0],
             features_of=self._features(row, places),
             find_text=lambda: (columns > shown()[-1]).nonzero()[:, 0],
-            at_door=at_door,
+            at_entry=at_entry,
             **about,
         )

@@ -291,8 +291,8 @@ def test_two_pass_scores_in_place_and_drops_at_the_door(family, kernel, case):
     cuts = twice.cuts[: len(once.cuts)]
     assert [c.kept.tolist() for c in cuts] == [c.kept.tolist() for c in once.cuts]
     assert all(torch.equal(a.scores, b.scores) for a, b in zip(cuts, once.cuts, strict=True))
-    at_door = [replace(cut, layer=0) for cut in cuts]
-    expected, alive = masked(model, inputs, at_door, out.sequences)
+    at_entry = [replace(cut, layer=0) for cut in cuts]
+    expected, alive = masked(model, inputs, at_entry, out.sequences)
     start = inputs["input_ids"].shape[1] - 1
     assert difference(logits[:, -1], expected[:, start]) <= EXACT
     assert difference(torch.stack(out.logits, 1), expected[:, start : start + 4]) <= EXACT

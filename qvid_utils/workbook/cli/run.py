@@ -20,7 +20,10 @@ ON_ERROR = ("stop", "skip")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Every option of `run`, in groups."""
-    _add_cells(parser.add_argument_group("which cells").add_argument)
+    cells = parser.add_argument_group("which cells").add_argument
+    _add_cells(cells)
+    _add_own(cells)
+    _add_stored(parser.add_argument_group("stored runs").add_argument)
     add_questions(parser)
     _add_places(parser.add_argument_group("where to").add_argument)
     add_machine(parser, batch=32)
@@ -35,20 +38,6 @@ def _add_cells(add: Callable) -> None:
         metavar="T",
         help="all cells of a table of the papers (1, 2a ... svd_1): its "
         "checkpoint, methods, budgets, layers, ranks and benchmarks, into data/measured",
-    )
-    add(
-        "--stored",
-        choices=("video", "svd_prune", "question"),
-        help="make a stored run of its own, with --profile, --table (of video), --limit, --seed, "
-        "--store and --out alone",
-    )
-    add(
-        "--rekey",
-        nargs="*",
-        type=Path,
-        metavar="FILE",
-        help="keep stored runs that are refused (default: all in --out or data/measured): one "
-        "question in a hundred is asked again; if the answers are the same, the keys are today's",
     )
     add("--model", metavar="NAME", help="embedded, a folder or a hub id (default: the profile's)")
     add("--revision", help="of a hub id")
@@ -75,6 +64,11 @@ def _add_cells(add: Callable) -> None:
         help="where to cut (default: the method's)",
     )
     add("--ranks", nargs="+", type=_rank, metavar="R", help="a count, or an energy share below 1")
+    add("--no-full", action="store_true", help="without the model as it is")
+    add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")
+
+
+def _add_own(add: Callable) -> None:
     add(
         "--control",
         nargs="+",
@@ -89,8 +83,23 @@ def _add_cells(add: Callable) -> None:
         metavar="FILE",
         help="Python files whose rules and methods --methods may name",
     )
-    add("--no-full", action="store_true", help="without the model as it is")
-    add("--suites", nargs="+", metavar="NAME", help="embedded or published; default: the profile's")
+
+
+def _add_stored(add: Callable) -> None:
+    add(
+        "--stored",
+        choices=("video", "svd_prune", "question"),
+        help="make a stored run of its own, with --profile, --table (of video), --limit, --seed, "
+        "--store and --out alone",
+    )
+    add(
+        "--rekey",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="keep stored runs that are refused (default: all in --out or data/measured): one "
+        "question in a hundred is asked again; if the answers are the same, the keys are today's",
+    )
 
 
 def _add_places(add: Callable) -> None:

@@ -15,7 +15,7 @@ from .pictures import patches_on, picture_on, wrapped
 def film_strip(films: Mapping[str, np.ndarray], shown: pd.DataFrame) -> Figure:
     """Frames from left to right, one strip per question and method: clear and framed is kept.
 
-    films: by sample, (T, h, w, 3) uint8; shown: `video.kept`, all of one number of frames. Beside a
+    films: by sample, (T, h, w, 3) uint8; shown: `run.look`, all of one number of frames. Beside a
     strip stand the question, the method, its answer, and how many tokens of the clip it keeps.
     """
     need(shown, ("sample", "question", "answer", "method", "frame", "spot", "kept", "right"))

@@ -83,7 +83,7 @@ def at_cost(records: pd.DataFrame, method: str = "qvid", seed: int = 0) -> pd.Da
 def in_common(shown: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     """The part of a question's kept tokens that another question about its clip keeps, too.
 
-    shown: `video.kept` of equal budgets; samples: with `picture`, the first two questions of each
+    shown: `run.look` of equal budgets; samples: with `picture`, the first two questions of each
     clip count. Columns: method, common (mean over clips, %), least (the lowest), clips. ValueError
     where no clip has two questions.
     """
