@@ -78,7 +78,8 @@ def test_a_picture_without_a_visual_token_is_an_error(loaded, suites, monkeypatc
     model, processor = loaded
 
     def blind(processor, rows, device):
-        texts = [f"USER: {question} ASSISTANT:" for question in rows["question"]]
+        rows = rows.itertuples() if hasattr(rows, "itertuples") else rows
+        texts = [f"USER: {row.question} ASSISTANT:" for row in rows]
         return processor(text=texts, padding=True, return_tensors="pt").to(device)
 
     monkeypatch.setattr(asker, "prompts", blind)
@@ -357,9 +358,10 @@ def test_stored_records_come_back(records, suites, tmp_path):
 def test_stored_answers_to_other_questions_are_refused(records, suites, tmp_path, column):
     with pytest.raises(ValueError, match="no stored run"):
         stored("tiny", tmp_path)
-    other = records.copy()
-    other.loc[other["sample"] == records["sample"][0], column] = "changed"
-    store(other, suites, tmp_path, "tiny_llava")
+    samples = suites[0].samples.copy()
+    samples.loc[samples["id"] == records["sample"][0], column] = "changed"
+    was = [dataclasses.replace(suites[0], samples=samples), *suites[1:]]
+    store(records, was, tmp_path, "tiny_llava")
     with pytest.raises(ValueError, match=f"another question than {records['sample'][0]!r}"):
         stored("tiny", tmp_path)
 

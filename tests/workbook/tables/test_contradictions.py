@@ -5,6 +5,7 @@ The list that readers see is in data/paper/README.md; a number that changes ther
 
 import pytest
 
+from qvid_utils.paths import papers_numbers
 from qvid_utils.workbook.tables import schema as results
 
 SIX = ["GQA", "SQA", "TextVQA", "POPE", "MME", "MMB"]
@@ -36,7 +37,7 @@ def full(first):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_obey_the_schema_and_are_written_canonically(name, tmp_path):
-    path = results.DATA / "paper" / f"{name}.csv"
+    path = papers_numbers() / f"{name}.csv"
     frame = results.read(path)
     assert len(frame) == PEERS[name] and set(frame.table) == {name}
     assert frame.printed.astype(float).tolist() == frame.value.tolist()
