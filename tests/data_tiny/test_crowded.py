@@ -74,7 +74,10 @@ def test_long_questions_have_forty_tokens():
     assert all(len(words(text, add_special_tokens=False).input_ids) >= 40 for text in long.question)
 
 
-@pytest.mark.parametrize("setting, part", [("sparse", "deciding"), ("crowded", "deciding")])
+@pytest.mark.parametrize(
+    "setting, part",
+    [("sparse", "deciding"), pytest.param("crowded", "deciding", marks=pytest.mark.full)],
+)
 def test_the_same_seed_draws_what_is_stored(setting, part):
     """Words, records and pixels; the bytes of WebP are its encoder's."""
     made, kept = crowded.build(setting, part), stored(f"{setting}_{part}")

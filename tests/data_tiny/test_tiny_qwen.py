@@ -219,6 +219,7 @@ def test_a_question_is_what_the_chat_template_writes(packed):
         assert (source[0, q, turn + 4 :] == -1).all() and (target[0, q] >= 0).sum() == 2
 
 
+@pytest.mark.full
 def test_a_killed_training_resumes_with_the_same_weights(tmp_path, llava):
     """Both stages in one go and in two halves, the second from a fresh model."""
     sizes = {"tower": 4, "tower_batch": 4, "language": 4, "pictures": 2, "questions": 2, "save": 2}

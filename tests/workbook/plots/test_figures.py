@@ -158,14 +158,16 @@ def test_an_unknown_profile(tmp_path):
         figures.save(spectra.spectrum(curves()), "x", pd.DataFrame({"a": [1]}), profile="large")
 
 
+SAVED_TWICE = ("same", "spectrum")  # a picture with panels, and lines by seaborn
 SAVE_ALL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_figures as t
 t.figures.figures_dir = lambda profile: Path({out!r})
-for name, fig in t.every_figure().items():
-    t.figures.save(fig, name, t.make_steps())
+figures = t.every_figure()
+for name in t.SAVED_TWICE:
+    t.figures.save(figures[name], name, t.make_steps())
 """
 
 
@@ -181,7 +183,7 @@ def test_two_processes_write_the_same_bytes(tmp_path):
             {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir())}
         )
     assert seen[0] == seen[1]
-    assert len(seen[0]) == 3 * len(every_figure())
+    assert len(seen[0]) == 3 * len(SAVED_TWICE)
 
 
 # ------------------------------------------------------------------------------------ all of them
