@@ -183,7 +183,8 @@ def beside(
     is taken anew over the common ones ("Avg over common"), beside the printed one ("Avg printed").
     table: its name, or such a frame. live: records of a run on fewer questions; its values follow
     in columns of their own, named live. Records may hold several variants only where the table
-    tells them apart (rank, layer): filter before.
+    tells them apart (rank, layer): filter before. Where some answers are not read by a published
+    rule, `unread` is their share in %; `lmms_eval` is POPE's F1 as that harness reads them.
     """
     theirs = table if isinstance(table, pd.DataFrame) else results.paper(table)
     printed = [b for b in dict.fromkeys(theirs["benchmark"]) if b != AVERAGE]
@@ -202,12 +203,34 @@ def beside(
         for each in (records, live if live is None else scored(live))
         if each is not None
     ]
+    sides[0] = _read_otherwise(sides[0], records, wanted)
     if live is None:
         return sides[0]
     keys = ["method", "budget_pct", "layer", "rank", "benchmark"]
     new = {c: f"live{c.removeprefix('measured')}" for c in sides[1] if c.startswith("measured")}
     new |= {"stderr": "live_stderr", "n": "live_n"}
     return sides[0].merge(sides[1][[*keys, *new]].rename(columns=new), on=keys, how="left")
+
+
+#: A metric of the answers' own -> its column beside the headline.
+OTHERWISE = {"unread": "unread", "f1_lmms": "lmms_eval"}
+
+
+def _read_otherwise(
+    table: pd.DataFrame, records: pd.DataFrame, suites: Sequence[Suite]
+) -> pd.DataFrame:
+    """The table with a column for each of OTHERWISE that some of its suites have."""
+    names = {name: PAPER_BENCHMARKS.get(name, shown) for name, _, shown in headlines(suites)}
+    rows = summary(records, suites).rename(columns={"keep": "keep_measured"})
+    rows["benchmark"] = rows["benchmark"].map(names)
+    told = [column for column in ("layer", "rank") if table[column].notna().any()]
+    keys = ["benchmark", "method", "keep_measured", *told]
+    for metric, column in OTHERWISE.items():
+        found = rows.loc[rows["metric"] == metric, [*keys, "value"]]
+        if len(found):
+            found = found.astype(table[keys].dtypes).rename(columns={"value": column})
+            table = table.merge(found.drop_duplicates(keys), on=keys, how="left")
+    return table
 
 
 def _prints(suite: Suite, printed: list[str]) -> bool:

@@ -70,6 +70,12 @@ def test_the_profile_runs_and_its_records_say_which_model(files):
     shown = beside[(beside["benchmark"] == "GQA") & (beside["method"] == "full")]
     assert {"paper", "measured", "difference"} <= set(beside)
     assert shown["difference"].item() == shown["measured"].item() - 61.9
+    assert "unread" not in beside or not beside["unread"].gt(0).any()
+    # garbage is a yes to POPE's script, nothing to lmms-eval, and told as unread
+    records.loc[records["suite"] == "pope", "prediction"] = "maybe"
+    pope = report.beside(records, few, 1).query("benchmark == 'POPE' and measured.notna()")
+    assert len(pope) == 2 and pope["measured"].gt(60).all()
+    assert pope["unread"].tolist() == [100, 100] and pope["lmms_eval"].tolist() == [0, 0]
 
 
 def test_the_runners_command_takes_the_profiles_model_and_benchmarks(files):
