@@ -119,6 +119,16 @@ def test_imports_only_go_down():
     assert up == []
 
 
+def test_the_package_does_not_import_the_world():
+    """Its generator is on the tests' path alone: in a notebook's kernel it is not there."""
+    made = {path.stem for path in WORLD.rglob("*.py")}
+    for path, tree in TREES.items():
+        nodes = list(ast.walk(tree))
+        names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+        assert not names & made, path
+
+
 def test_there_are_no_circles():
     """Imports inside a function count; an index names the files that import it."""
     open_, done, circles = [], set(), []

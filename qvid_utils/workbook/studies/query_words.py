@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-import world
 
 from ...algebra import leverage
 from .low_rank import Reading
 
 # Words that name what a question of the embedded world is about; the others say how it asks.
 NAMES = frozenset(
-    word.lower()
-    for word in (
-        *world.COLOURS, *world.KINDS, *world.NUMBERS,
-        *("left", "right", "above", "below", "top", "bottom", "half"),
-        *("color", "letter", "letters", "shape", "shapes", "number", "many", "same"),
-    )
-)  # fmt: skip
+    "red green blue yellow purple cyan white black "
+    "circle square triangle star cross ring heart diamond h k m p r t x z "
+    "zero one two three four five six left right above below top bottom half "
+    "color letter letters shape shapes number many same".split()
+)
 
 
 CLASSES = ("name", "other word", "answer format")

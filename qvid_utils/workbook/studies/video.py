@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from clip_suites import read_first_frame
 from torch import nn
 
 from ...algebra.cuts import count_at
@@ -21,7 +20,7 @@ from ...algebra.selection import top_k_by_picture, top_k_in_pictures
 from ...families import Unavailable, takes_videos
 from ...methods import Method, method
 from ...models.load import LoadError, load
-from ...paths import PROFILES
+from ...paths import DATA, PROFILES
 from ..benchmarks import TINY_VIDEO, Suite, video_suite
 from ..benchmarks.base import metrics
 from ..benchmarks.paper_profile import here, place
@@ -254,7 +253,8 @@ def by_type(records: pd.DataFrame, suites: Sequence[Suite]) -> pd.DataFrame:
     the model that sees nothing else; the full model, and its error over clips."""
     asked = pd.concat([one.samples for one in suites])
     guess = asked.assign(chance=chance(asked)).groupby("id")["chance"].first()
-    left = read_first_frame()
+    odds = pd.read_csv(DATA / "tiny" / "videos" / "first_frame.csv", index_col="id")
+    left = odds["first_frame"]
     made = []
     for (one, kind), part in records.groupby(["suite", "kind"]):
         full = part[part["method"] == "full"]
