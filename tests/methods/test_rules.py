@@ -282,8 +282,7 @@ def test_scaling_one_head_moves_energy_and_not_participation():
     M, louder = evidence("interaction"), evidence("interaction")
     louder[0] *= 100
     torch.testing.assert_close(rules.qvid(louder), rules.qvid(M))
-    plain, scaled = (rules.column_norm(x).argsort().tolist() for x in (M, louder))
-    assert plain != scaled
+    assert kept(rules.column_norm(louder), 4) != kept(rules.column_norm(M), 4)
 
 
 def test_equal_tokens_tie_and_the_earlier_one_stays():
