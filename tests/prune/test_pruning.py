@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import masked, places
-from pairwise import matrix
+from pairwise import PAPERS, matrix
 from transformers import CompileConfig, DynamicCache, StaticCache
 from twins import (
     BEAMS_SHARE,
@@ -219,8 +219,9 @@ def test_every_layer_can_be_cut(family, kernel, layer):
     cuts = [cut for cut in trace.cuts if cut.call == 0]
     assert {cut.layer for cut in cuts} == {layer}
     expected, alive = masked(model, inputs, cuts)
+    near = EXACT if family in PAPERS else 2 * EXACT  # InternVL's rounding is 1.1e-5
     for row, here in enumerate(alive):
-        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= 2 * EXACT
+        assert difference(logits[row, -int(here.sum()) :], expected[row, here]) <= near
     again, _ = masked(model, inputs, cuts, out.sequences)
     start = inputs["input_ids"].shape[1] - 1
     assert difference(torch.stack(out.logits, 1), again[:, start : start + 4]) <= EXACT
